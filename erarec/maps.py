@@ -1,0 +1,73 @@
+"""The map of embeddings: known recordings laid out in two dimensions, and new ones placed among them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+PLACING_NEIGHBOURS = 10  # a new song goes where its nearest recordings are
+
+
+@dataclass(frozen=True)
+class EmbeddingMap:
+    """Known recordings, their embeddings and where each lies on the map.
+
+    Attributes:
+        coordinates: [N, 2] float32, from UMAP.
+        embeddings: [N, D] float32, each of length 1.
+        artists, titles: [N] str.
+        years: [N] int, the middle of what is known of each recording's year.
+    """
+
+    coordinates: np.ndarray
+    embeddings: np.ndarray
+    artists: np.ndarray
+    titles: np.ndarray
+    years: np.ndarray
+
+    @classmethod
+    def load(cls, path: Path) -> "EmbeddingMap":
+        with np.load(path, allow_pickle=False) as arrays:
+            return cls(
+                coordinates=arrays["coordinates"].astype(np.float32),
+                embeddings=arrays["embeddings"].astype(np.float32),
+                artists=arrays["artists"],
+                titles=arrays["titles"],
+                years=arrays["years"].astype(np.int64),
+            )
+
+    def save(self, path: Path) -> None:
+        np.savez_compressed(
+            path,
+            coordinates=self.coordinates.astype(np.float32),
+            embeddings=self.embeddings.astype(np.float16),
+            artists=self.artists,
+            titles=self.titles,
+            years=self.years.astype(np.int16),
+        )
+
+    def nearest(self, embedding: np.ndarray, count: int = 10) -> tuple[np.ndarray, np.ndarray]:
+        """The most similar recordings by cosine.
+
+        Shape: [D] -> indices [count] int64 and similarities [count] float32, nearest first.
+        """
+        similarity = self.embeddings @ embedding.astype(np.float32)
+        count = min(count, len(similarity))
+        found = np.argpartition(-similarity, count - 1)[:count]
+        found = found[np.argsort(-similarity[found])]
+        return found, similarity[found]
+
+    def place(self, embedding: np.ndarray) -> np.ndarray:
+        """Where a new recording lies: its nearest recordings' places, weighed by similarity.
+
+        Shape: [D] -> [2] float32.
+        """
+        found, similarity = self.nearest(embedding, PLACING_NEIGHBOURS)
+        # Neighbours lie close together in cosine, so the weights look at differences among them.
+        weights = np.exp((similarity - similarity[0]) / 0.02)
+        # The weighted medoid of the neighbourhood, not the mean: a mean of two islands is the sea.
+        places = self.coordinates[found]
+        distances = np.linalg.norm(places[:, None] - places[None], axis=-1)
+        centre = int((distances @ weights).argmin())
+        near = weights * (distances[centre] <= np.median(distances[centre]) + 1e-6)
+        return (near @ places / near.sum()).astype(np.float32)
