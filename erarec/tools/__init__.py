@@ -1,0 +1,1 @@
+"""One-off builders of the files in assets."""
