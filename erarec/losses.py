@@ -5,7 +5,8 @@ arXiv 2407.05368; the total is L = L_MLE + alpha L_EC + beta L_MMC. Every loss c
 under autocast too: exp(z_i.z_j / tau) spans e^20 at tau = 0.1, more than half precision resolves.
 
 Similarities stay logarithms throughout, so any temperature is safe. What a sum leaves out is set to the
-lowest finite number instead of minus infinity, whose gradients are NaN where a whole row is left out.
+lowest finite number rather than minus infinity: a row in which all is left out then has the gradient 0,
+with no special case.
 """
 
 from typing import Literal

@@ -1,0 +1,281 @@
+"""How good a model is: metrics with their uncertainty, by source and decade, beside wide baselines.
+
+A METRICS is a dictionary: "n" clips and, for each of :data:`METRICS`, {"value", "low", "high"}: years
+for "mae", shares of 1 for the rest.
+
+Songs of one artist are right or wrong together, so clips are no independent draws: every interval comes
+from a bootstrap over artists. All but one metric are means over clips, and so sums over artists; a
+resample is then one row of counts times a table of sums, and a thousand of them one matrix product.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from erarec import years
+
+METRICS = {  # name: heading in a table
+    "mae": "error, years",
+    "within_3": "within 3 years",
+    "decade": "right decade",
+    "within_1_decade": "within a decade",
+    "ece": "calibration error",
+    "coverage_80": "80 % interval holds",
+}
+MEANS = ("mae", "within_3", "decade", "within_1_decade", "coverage_80")  # ece alone is none
+ECE_BINS = 10
+RESAMPLES = 1000
+TAILS = (2.5, 97.5)  # percentiles: a 95 % interval
+
+Metrics = dict[str, Any]
+
+
+class Labelled(Protocol):
+    """What a report needs to know about a clip; ``clips.Clip`` has it."""
+
+    @property
+    def source(self) -> str: ...
+    @property
+    def artist_key(self) -> str: ...
+    @property
+    def year_lo(self) -> int: ...
+    @property
+    def year_hi(self) -> int: ...
+    @property
+    def scored(self) -> bool: ...
+    @property
+    def fold(self) -> int: ...
+
+
+def metrics(
+    probabilities: np.ndarray,
+    year_lo: np.ndarray,
+    year_hi: np.ndarray,
+    artists: Sequence[str] | np.ndarray,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Metrics:
+    """Errors, hits, calibration and coverage over N clips, each with a 95 % interval over artists.
+
+    The truth is the middle of the range, (year_lo + year_hi) / 2.
+
+    ===================  =======================================================================
+    ``mae``              mean absolute error of the distribution's *median*, the point that makes
+                         it least; in years
+    ``within_3``         share whose `year` (``years.best_year``, the point that makes it most) is
+                         at most 3 years off
+    ``decade``           share whose `year` lies in the true decade
+    ``within_1_decade``  share whose `year` lies in the true decade or one beside it
+    ``ece``              expected calibration error of decades: clips are put into 10 equal bins by
+                         the probability of their likeliest decade; sum over bins of
+                         |sum over its clips of (that probability - whether it is right)| / N
+    ``coverage_80``      share whose smallest 80 % span (``years.interval``) holds the truth
+    ===================  =======================================================================
+
+    ece is a sum of absolute values: noise adds to it, in a resample more than in the data. Its resamples
+    are moved by the difference of their mean from the value, and so lie around it. For the same reason
+    it is not to be compared between sets of very different n. With one artist, low = value = high:
+    nothing is known about others.
+
+    Shape: probabilities [N, 140], year_lo, year_hi, artists [N] -> METRICS.
+    Raises ValueError when N is 0.
+
+    Example: one clip of 1970, sure of 1972.
+
+        >>> sure = years.target_distribution(np.array([1972]), np.array([1972]), sigma=1)
+        >>> result = metrics(sure, np.array([1970]), np.array([1970]), ["a"])
+        >>> result["n"], result["mae"]["value"], result["within_3"]["value"]
+        (1, 2.0, 1.0)
+    """
+    return _summary(
+        _outcomes(probabilities, np.asarray(year_lo), np.asarray(year_hi)), artists, resamples, seed
+    )
+
+
+def report(
+    clips: Sequence[Labelled],
+    probabilities: np.ndarray,
+    out_of_fold: bool = False,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """METRICS over the scored clips: overall, by source, by decade, and of two answers that hear nothing.
+
+    The baselines always say the median year, and always the median year of the clip's source (what
+    recognising the source alone would give), as a distribution with all its weight on that year. With
+    ``out_of_fold`` the medians are those of the other folds' scored clips, as for a model that was
+    trained on these; a source that is in no other fold gets the median of all. Otherwise, the
+    medians of these very clips, which no model has: a little better than a baseline can be.
+
+    Shape: N clips, probabilities [N, 140] in their order ->
+    {"clips", "scored", "overall", "by_source", "by_decade", "baselines": {"median", "source_median"}}.
+    Raises ValueError when no clip is scored.
+    """
+    if len(clips) != len(probabilities):
+        raise ValueError(f"{len(clips)} clips, but {len(probabilities)} distributions.")
+    chosen = [index for index, clip in enumerate(clips) if clip.scored]
+    scored = [clips[index] for index in chosen]
+    year_lo = np.array([clip.year_lo for clip in scored], dtype=int)
+    year_hi = np.array([clip.year_hi for clip in scored], dtype=int)
+    artists = np.array([clip.artist_key for clip in scored])
+    sources = np.array([clip.source for clip in scored])
+    folds = np.array([clip.fold for clip in scored])
+    truth = (year_lo + year_hi) / 2
+    decades = np.array([years.decade(year) for year in truth])
+    outcomes = _outcomes(probabilities[chosen], year_lo, year_hi)
+
+    def summary(outcomes: np.ndarray, members: np.ndarray) -> Metrics:
+        return _summary(outcomes[members], artists[members], resamples, seed)
+
+    def groups(names: np.ndarray) -> dict[str, Metrics]:
+        return {str(name): summary(outcomes, names == name) for name in np.unique(names)}
+
+    def constant(answers: np.ndarray) -> Metrics:
+        certain = np.eye(years.YEAR_COUNT)[answers - years.FIRST_YEAR]
+        return summary(_outcomes(certain, year_lo, year_hi, answers), everything)
+
+    everything = np.ones(len(scored), dtype=bool)
+    overall = summary(outcomes, everything)
+    median, source_median = np.empty(len(scored), dtype=int), np.empty(len(scored), dtype=int)
+    for fold in np.unique(folds) if out_of_fold else [None]:
+        here = folds == fold if out_of_fold else everything
+        known = ~here if out_of_fold else everything
+        if not known.any():
+            raise ValueError("Out-of-fold medians need scored clips in at least two folds.")
+        median[here] = source_median[here] = int(np.median(truth[known]))
+        for source in np.unique(sources[known]):
+            source_median[here & (sources == source)] = int(np.median(truth[known & (sources == source)]))
+
+    return {
+        "clips": len(clips),
+        "scored": len(scored),
+        "overall": overall,
+        "by_source": groups(sources),
+        "by_decade": groups(decades),
+        "baselines": {"median": constant(median), "source_median": constant(source_median)},
+    }
+
+
+def paired_difference(
+    first: np.ndarray,
+    second: np.ndarray,
+    year_lo: np.ndarray,
+    year_hi: np.ndarray,
+    artists: Sequence[str] | np.ndarray,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Metrics:
+    """How "mae" and "within_3" change from the first model to the second on the same clips.
+
+    Value and 95 % interval (over artists) of the second's less the first's: the second is better where
+    "mae" is below and "within_3" above 0. Much narrower than two intervals side by side, for what makes
+    a clip hard is hard for both.
+
+    Shape: first, second [N, 140]; year_lo, year_hi, artists [N] -> {"n", "mae", "within_3"}.
+    Raises ValueError when N is 0.
+    """
+    year_lo, year_hi = np.asarray(year_lo), np.asarray(year_hi)
+    difference = _outcomes(second, year_lo, year_hi) - _outcomes(first, year_lo, year_hi)
+    sums, resampled = _bootstrap(
+        difference[:, [MEANS.index("mae"), MEANS.index("within_3")]], artists, resamples, seed
+    )
+    return {"n": len(first)} | {
+        name: _interval(sums[column] / len(first), resampled[:, column] / resampled[:, -1])
+        for column, name in enumerate(("mae", "within_3"))
+    }
+
+
+def markdown_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """A README's table: a line for each named report (of which it takes "overall") or METRICS.
+
+    Example:
+
+        >>> half = {"value": 0.5, "low": 0.4, "high": 0.7}
+        >>> markdown_table({"ours": {"n": 8} | dict.fromkeys(METRICS, half)}).splitlines()[-1][:43]
+        '| ours | 8 | 0.5 (0.4–0.7) | 50 % (40–70) |'
+    """
+    headings = ["", "clips", *METRICS.values()]
+    lines = [_line(headings), _line(["---"] + ["---:"] * (len(headings) - 1))]
+    for name, row in rows.items():
+        scores = row.get("overall", row)
+        lines.append(
+            _line([name, f"{scores['n']:,}", *(_cell(metric, scores[metric]) for metric in METRICS)])
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _cell(metric: str, score: Mapping[str, float]) -> str:
+    value, low, high = score["value"], score["low"], score["high"]
+    if metric == "mae":
+        return f"{value:.1f} ({low:.1f}–{high:.1f})"
+    if metric == "ece":
+        return f"{value:.2f} ({low:.2f}–{high:.2f})"
+    return f"{100 * value:.0f} % ({100 * low:.0f}–{100 * high:.0f})"
+
+
+def _outcomes(
+    probabilities: np.ndarray, year_lo: np.ndarray, year_hi: np.ndarray, year: np.ndarray | None = None
+) -> np.ndarray:
+    """What happened to each clip: columns :data:`MEANS`, then its gap in its bin of confidence.
+
+    ``year`` replaces the window rule, which has a tie to break where all weight is on one year.
+    Shape: [N, 140] and [N] -> [N, 5 + ECE_BINS] float64.
+    """
+    truth = (year_lo + year_hi) / 2
+    year = years.best_year(probabilities) if year is None else year
+    spans = np.array([years.interval(row) for row in probabilities]).reshape(-1, 2)
+    true_decade = (truth - years.FIRST_YEAR) // 10
+    decades_off = np.abs((year - years.FIRST_YEAR) // 10 - true_decade)
+
+    by_decade = years.by_decade(probabilities)
+    confidence = by_decade.max(-1)
+    bins = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
+    gap = np.zeros((len(truth), ECE_BINS))
+    gap[np.arange(len(truth)), bins] = confidence - (by_decade.argmax(-1) == true_decade)
+
+    means = [
+        np.abs(years.median_year(probabilities) - truth),
+        np.abs(year - truth) <= years.WINDOW,
+        decades_off == 0,
+        decades_off <= 1,
+        (spans[:, 0] <= truth) & (truth <= spans[:, 1]),
+    ]
+    return np.column_stack([*means, gap]).astype(np.float64)
+
+
+def _bootstrap(
+    outcomes: np.ndarray, artists: Sequence[str] | np.ndarray, resamples: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sums over the clips, and over those of as many artists, drawn with replacement.
+
+    Shape: [N, K], [N] -> ([K + 1], [resamples, K + 1]); the last column counts clips.
+    """
+    if not len(outcomes):
+        raise ValueError("There are no scored clips to measure.")
+    names, artist = np.unique(np.asarray(artists), return_inverse=True)
+    sums = np.zeros((len(names), outcomes.shape[1] + 1))
+    np.add.at(sums, artist, np.column_stack([outcomes, np.ones(len(outcomes))]))
+    drawn = np.random.default_rng(seed).integers(len(names), size=(resamples, len(names)))
+    cells = (drawn + len(names) * np.arange(resamples)[:, None]).ravel()
+    times = np.bincount(cells, minlength=resamples * len(names)).reshape(resamples, len(names))
+    return sums.sum(0), times @ sums
+
+
+def _interval(value: float, resampled: np.ndarray) -> dict[str, float]:
+    low, high = np.percentile(resampled, TAILS)
+    return {"value": float(value), "low": float(low), "high": float(high)}
+
+
+def _summary(outcomes: np.ndarray, artists: Sequence[str] | np.ndarray, resamples: int, seed: int) -> Metrics:
+    """METRICS of clips whose outcomes are known. Shape: [N, 5 + ECE_BINS], [N] -> METRICS."""
+    sums, resampled = _bootstrap(outcomes, artists, resamples, seed)
+    value, values = sums[:-1] / sums[-1], resampled[:, :-1] / resampled[:, -1:]
+    scores = {name: _interval(value[column], values[:, column]) for column, name in enumerate(MEANS)}
+    ece, eces = np.abs(value[len(MEANS) :]).sum(), np.abs(values[:, len(MEANS) :]).sum(-1)
+    scores["ece"] = _interval(ece, np.maximum(eces - (eces.mean() - ece), 0))
+    return {"n": len(outcomes)} | {name: scores[name] for name in METRICS}
