@@ -1,0 +1,314 @@
+"""The command line. Answers go to standard output, everything else to standard error.
+
+Exit codes: 0 answered; 1 some files of a batch could not be read, the rest is answered; 2 wrong use, or
+nothing that can be used. What takes long to import is imported by the command that needs it.
+"""
+
+import csv
+import json
+import os
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from enum import StrEnum
+from io import TextIOWrapper
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn, TextIO
+
+import typer
+
+import erarec
+
+if TYPE_CHECKING:
+    from erarec.prediction import EraPrediction, EraRecognizer
+
+TOP_DECADES = 3  # in a row of annotate
+SHOWN_DECADE = 0.01  # probability from which a decade is in the chart
+ROW_COLUMNS = ("file", "year", "interval", "decades", "artist", "match", "error")
+WORKERS = 2  # one file is decoded while another is in the model
+
+
+class Device(StrEnum):
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+    MPS = "mps"
+
+
+class Table(StrEnum):
+    JSONL = "jsonl"
+    CSV = "csv"
+
+
+def _known_model(name: str) -> str:
+    if name not in erarec.MODELS:
+        _refuse(f"There is no model {name}; there are {', '.join(erarec.MODELS)}.")
+    return name
+
+
+ModelOption = Annotated[
+    str, typer.Option("--model", callback=_known_model, help=f"One of {', '.join(erarec.MODELS)}.")
+]
+DeviceOption = Annotated[Device, typer.Option("--device", help="What to compute on.")]
+
+app = typer.Typer(
+    name="erarec",
+    help="Hear a recording, name its year.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(erarec.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    # Names and artists of all scripts, whatever the locale; file names need not be text at all.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
+@app.command()
+def predict(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A recording in any common format.")],
+    artist: Annotated[str | None, typer.Option(help="Who plays, as far as it is known.")] = None,
+    biography: Annotated[
+        str | None, typer.Option(help="Some sentences about the artist, instead of the library's.")
+    ] = None,
+    model: ModelOption = erarec.MODELS[0],
+    device: DeviceOption = Device.AUTO,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all of the answer as JSON.")] = False,
+) -> None:
+    """Name the year of one recording."""
+    _silence_decoders()
+    from erarec.audio import UnusableAudio
+    from erarec.tags import read_tags
+
+    recognizer = _load(model, device)
+    try:
+        prediction = recognizer.predict(file, artist=artist or None, biography=biography or None)
+    except UnusableAudio as unusable:
+        _refuse(str(unusable))
+    if as_json:
+        typer.echo(prediction.to_json())
+    else:
+        _print_for_people(prediction)
+    tagged = read_tags(file).artist
+    if tagged and not artist and not biography:
+        _note(f"The file's tags name an artist, who was not asked about: {tagged}. See --artist.")
+
+
+@app.command()
+def annotate(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATH...", help="Recordings, or folders to search for them.")
+    ],
+    artist: Annotated[
+        str | None, typer.Option(help='Who plays, instead of what each file\'s tags say; "" for nobody.')
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write, instead of standard output.")] = None,
+    table: Annotated[
+        Table | None,
+        typer.Option("--format", help="As the name of --out ends, else jsonl.", show_default=False),
+    ] = None,
+    model: ModelOption = erarec.MODELS[0],
+    device: DeviceOption = Device.AUTO,
+) -> None:
+    """Name the years of many recordings, one row each, as they are done."""
+    _silence_decoders()
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    from erarec.tags import find_recordings
+
+    files = [file for path in paths for file in (find_recordings(path) if path.is_dir() else [path])]
+    files = list(dict.fromkeys(files))
+    if not files:
+        _refuse(f"There are no recordings in {', '.join(map(str, paths))}.")
+    if table is None:
+        table = Table.CSV if out is not None and out.suffix.lower() == ".csv" else Table.JSONL
+    recognizer = _load(model, device)
+    console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+    # Rows that go to the terminal show the progress themselves.
+    bar = console.is_terminal and (out is not None or not sys.stdout.isatty())
+    executor = ThreadPoolExecutor(WORKERS)
+    done = failed = 0
+    with (
+        _writing(out) as stream,
+        Progress(
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            redirect_stdout=False,  # else rows would go where the bar is
+            disable=not bar,
+        ) as progress,
+    ):
+        rows = executor.map(lambda file: _row(recognizer, file, artist), files)
+        write = _row_writer(stream, table)
+        try:
+            for row in progress.track(rows, total=len(files)):
+                write(row)
+                stream.flush()
+                done += 1
+                if row["error"]:
+                    failed += 1
+                    console.print(f"{row['file']}: {row['error']}", soft_wrap=True)
+        except KeyboardInterrupt:
+            console.print(f"Stopped after {done} of {len(files)} files.")
+            raise typer.Exit(130) from None
+        finally:
+            executor.shutdown(cancel_futures=True)
+    if failed:
+        _note(f"{failed} of {len(files)} files could not be answered.")
+        raise typer.Exit(1 if failed < len(files) else 2)
+
+
+@app.command()
+def manifest(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the recordings are.")],
+    out: Annotated[Path, typer.Option(help="CSV file to write.")] = Path("manifest.csv"),
+) -> None:
+    """Write a training manifest from the tags of a folder's recordings.
+
+    Each recording's year is that of its original release where the tags give it.
+    """
+    from erarec.tags import manifest_rows
+
+    if not folder.is_dir():
+        _refuse(f"There is no folder {folder}.")
+    lines = list(manifest_rows(folder, out))
+    rows = [row for _, row in lines if row is not None]
+    if not rows:
+        _refuse(f"None of the {len(lines)} recordings in {folder} has a year in its tags.")
+    with _writing(out) as stream:
+        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    _note(f"{out}: {len(rows)} recordings; {len(lines) - len(rows)} left out, without a year in their tags.")
+
+
+def _note(sentence: str) -> None:
+    typer.echo(sentence, err=True)
+
+
+def _refuse(sentence: str) -> NoReturn:
+    _note(sentence)
+    raise typer.Exit(2)
+
+
+def _silence_decoders() -> None:
+    """Let only Python write to standard error: libmpg123 prints notes of its own on broken files."""
+    if sys.__stderr__ is None or sys.stderr is not sys.__stderr__:
+        return
+    kept = os.dup(2)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    sys.stderr = open(kept, "w", encoding="utf-8", errors="backslashreplace", buffering=1)  # noqa: SIM115
+
+
+def _load(model: str, device: Device) -> "EraRecognizer":
+    try:
+        return erarec.load(model, device=device.value)
+    except (OSError, ValueError, RuntimeError) as error:
+        _refuse(f"The model {model} cannot be loaded: {error}")
+
+
+def _writing(out: Path | None) -> AbstractContextManager[TextIO]:
+    """Standard output, or ``out`` opened for writing."""
+    from erarec.tags import AUDIO_SUFFIXES
+
+    if out is None:
+        return nullcontext(sys.stdout)
+    if out.suffix.lower() in AUDIO_SUFFIXES:  # as in "--out *.mp3"
+        _refuse(f"{out} is named like a recording and is not written over.")
+    try:
+        return out.open("w", encoding="utf-8", errors="backslashreplace", newline="")
+    except OSError as error:
+        _refuse(f"{out} cannot be written: {error.strerror}.")
+
+
+def _print_for_people(prediction: "EraPrediction") -> None:
+    from rich.bar import Bar
+    from rich.console import Console
+    from rich.table import Table as Grid
+
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    low, high = prediction.interval
+    console.print(f"Probably {prediction.year}, most likely between {low} and {high}.", style="bold")
+    for sentence in _about_artist(prediction):
+        console.print(sentence)
+    console.print()
+    shares = list(prediction.decades.items())
+    shown = [index for index, (_, share) in enumerate(shares) if share >= SHOWN_DECADE]
+    longest = max(prediction.decades.values())
+    grid = Grid.grid(padding=(0, 1))
+    for decade, share in shares[shown[0] : shown[-1] + 1]:
+        grid.add_row(decade, Bar(longest, 0, share, width=40), f"{share:.0%}")
+    console.print(grid)
+    for notice in prediction.notices:
+        _note(notice)
+
+
+def _about_artist(prediction: "EraPrediction") -> list[str]:
+    """Whether the artist was found, and how much hangs on it: up to two sentences."""
+    artist, share = prediction.artist, prediction.attention["artist"]
+    if artist["match"] == "biography":
+        found = "Artist: from the biography given."
+    elif artist["name"]:
+        found = f"Artist: {artist['name']}, found in the library."
+    elif artist["query"]:
+        return [f"Artist: {artist['query']} is not in the library, so the sound alone answers."]
+    else:
+        return []
+    return [found, f"Attention: {1 - share:.0%} on the sound, {share:.0%} on the artist."]
+
+
+def _row(recognizer: "EraRecognizer", file: Path, artist: str | None) -> dict:
+    """One file's row of ``annotate``; of one that cannot be answered, an ``error`` says why."""
+    from erarec.audio import UnusableAudio
+    from erarec.tags import read_tags
+
+    row: dict = dict.fromkeys(ROW_COLUMNS)
+    row["file"] = str(file)
+    try:
+        asked = read_tags(file).artist if artist is None else artist
+        prediction = recognizer.predict(file, artist=asked or None)
+    except UnusableAudio as unusable:
+        row["error"] = str(unusable)
+    except Exception as error:  # whatever it is, one file must not lose the rest of a long batch
+        row["error"] = f"It could not be answered ({type(error).__name__}: {error})."
+    else:
+        decades = sorted(prediction.decades.items(), key=lambda item: -item[1])[:TOP_DECADES]
+        row["year"] = prediction.year
+        row["interval"] = prediction.interval
+        row["decades"] = {decade: round(share, 3) for decade, share in decades}
+        row["artist"] = prediction.artist["name"] or prediction.artist["query"] or None
+        row["match"] = prediction.artist["match"]
+    return row
+
+
+def _row_writer(stream: TextIO, table: Table) -> Callable[[dict], object]:
+    if table is Table.JSONL:
+        return lambda row: stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+    writer = csv.DictWriter(stream, ROW_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+
+    def write(row: dict) -> None:
+        flat = dict(row)
+        if row["interval"]:
+            flat["interval"] = "{}-{}".format(*row["interval"])
+            flat["decades"] = " ".join(f"{decade}:{share}" for decade, share in row["decades"].items())
+        writer.writerow(flat)
+
+    return write
