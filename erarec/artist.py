@@ -59,6 +59,11 @@ def _fold(name: str) -> str:
     return folded or name.lower().strip()
 
 
+def _compact(folded: str) -> str:
+    """Without spaces, because people write "ACDC" and "Fleet wood Mac", and "N'" for "and"."""
+    return folded.replace(" n ", " and ").replace(" ", "")
+
+
 @dataclass(frozen=True, slots=True)
 class Artist:
     """What the library knows of one artist. None, "" or an empty tuple where it does not.
@@ -98,11 +103,20 @@ class ArtistMatch:
     match: Literal["exact", "alias", "fuzzy", "none"]
 
 
-_FEATURING = re.compile(
-    r"\s*[(\[]?\b(?:feat|ft|featuring)\b\.?\s|\s+(?:with|x|vs)\b\.?\s|\s+/\s+", re.IGNORECASE
-)
-_JOINED = re.compile(r"\s*,\s+|\s+(?:&|\+|and)\s+", re.IGNORECASE)
+_FEATURING = re.compile(r"\s+[(\[]?(?:feat|ft|featuring)\b\.?\s", re.IGNORECASE)
+_TOGETHER = re.compile(r"\s*[,;]\s+|\s+[(\[]?(?:&|\+|/|(?:and|with|x|vs)\b\.?)\s+", re.IGNORECASE)
+_BAND_OF = re.compile(r"(?:the|his|her|their)\b", re.IGNORECASE)  # after "A and": a band's own name
 _ARTICLE_LAST = re.compile(r",\s*(?:the|a|an|los|las|les|die|der)\s*$", re.IGNORECASE)
+
+
+# How well known somebody must be (row in the library) before a name that is not quite theirs is read as
+# theirs. Measured with one slip in each of 2,000 names of the 10,000 best known, and with 2,000 names
+# taken out of the library: 87 % are put right, under 1 % become someone else; of the names taken out
+# 1.4 % are taken for another artist, a third of these being the same one under another spelling.
+_KNOWN = 20_000
+_KNOWN_SHORT = 10_000  # names of fewer than 8 letters
+_KNOWN_WORDS = 5_000  # the query holds words of artists' names only: perhaps it is right, but nobody we know
+_KNOWN_SINGLE = 2_000  # "James" of "James & Someone"
 
 
 class ArtistLibrary:
@@ -116,11 +130,12 @@ class ArtistLibrary:
         self._columns = columns
         self._names: list[str] = columns["name"]
         self._folded = [_fold(name) for name in self._names]
-        self._by_key = _first_rows(
-            key or artist_key(name) for key, name in zip(columns["key"], self._names, strict=True)
-        )
+        keys = [artist_key(name) for name in self._names]
+        listed = [key or own for key, own in zip(columns["key"], keys, strict=True)]
+        self._by_key = _first_rows(keys) | _first_rows(listed)
         self._by_folded = _first_rows(self._folded)
-        self._by_compact = _first_rows(folded.replace(" ", "") for folded in self._folded)
+        self._by_compact = _first_rows(_compact(folded) for folded in self._folded)
+        self._words = {word for folded in self._folded for word in folded.split()}
         self._text = "\n" + "\n".join(self._folded) + "\n"
         self._starts = np.cumsum([1] + [len(folded) + 1 for folded in self._folded])
         self._by_letter: dict[str, list[int]] = {}
@@ -146,39 +161,54 @@ class ArtistLibrary:
         return ArtistMatch(query, None if row is None else self._artist(row), match)
 
     def _find(self, query: str) -> tuple[int | None, Literal["exact", "alias", "fuzzy", "none"]]:
-        if len(query) > QUERY_LIMIT or not query.strip():
+        query = query.strip()
+        if not query or len(query) > QUERY_LIMIT:
             return None, "none"
         folded = _fold(query)
         if (row := self._by_folded.get(folded)) is not None:
             return row, "exact"
         if (row := self._by_folded.get(_fold(_ARTICLE_LAST.sub("", query)))) is not None:
             return row, "alias"
-        compact = folded.replace(" ", "")
+        compact = _compact(folded)
         if len(compact) >= 4 and (row := self._by_compact.get(compact)) is not None:
             return row, "alias"
-        if (row := self._first_of(query, _FEATURING)) is not None:
-            return row, "alias"
+        if found := _FEATURING.search(query):
+            row, match = self._find(query[: found.start()])
+            return row, "alias" if match == "exact" else match
         if (row := self._misspelt(folded)) is not None:
             return row, "fuzzy"
-        if (row := self._first_of(query, _JOINED)) is not None:
+        if (row := self._first_of_several(query)) is not None:
             return row, "alias"
         return None, "none"
 
-    def _first_of(self, query: str, separator: re.Pattern) -> int | None:
-        """The longest part of the query before a separator that is an artist."""
-        for found in reversed(list(separator.finditer(query))):
-            before = query[: found.start()]
-            if before.strip() and (row := self._by_folded.get(_fold(before))) is not None:
+    def _first_of_several(self, query: str) -> int | None:
+        """The first of "A & B", the longest part that is an artist: "Earth, Wind & Fire, Someone"."""
+        for found in reversed(list(_TOGETHER.finditer(query))):
+            first = _fold(query[: found.start()])
+            row = self._by_folded.get(first)
+            if row is None:
+                continue
+            # One word before "and" is as likely the beginning of a band's name: "James and the Shame".
+            if " " in first or (row < _KNOWN_SINGLE and not _BAND_OF.match(query, found.end())):
                 return row
         return None
 
     def _misspelt(self, folded: str) -> int | None:
-        """The artist whose name is one slip of the keyboard away, where it is clear who is meant."""
-        if len(folded) < 6:
-            return None
-        close = process.extract(folded, self._folded, scorer=OSA.distance, score_cutoff=1, limit=None)
-        rows = sorted(row for _, _, row in close if self._folded[row][:1] == folded[:1])
-        return rows[0] if rows else None
+        """The artist whose name is a slip of the keyboard away, where it is clear enough who is meant."""
+        familiar = all(word in self._words for word in folded.split())
+        slips = 2 if len(folded) >= 14 and not familiar else 1
+        close = process.extract(folded, self._folded, scorer=OSA.distance, score_cutoff=slips, limit=None)
+        for name, distance, row in sorted(close, key=lambda found: found[1:]):
+            length = min(len(name), len(folded))
+            if length < 8:
+                enough = length >= 5 and row < _KNOWN_SHORT and not familiar
+            else:
+                enough = row < (_KNOWN_WORDS if familiar else _KNOWN)
+            if distance == 2:
+                enough = enough and length >= 14 and name[0] == folded[0]
+            if enough and re.findall("[0-9]", name) == re.findall("[0-9]", folded):
+                return row
+        return None
 
     def suggest(self, text: str, limit: int = 8) -> list[str]:
         """Names to complete what has been typed: those that begin so, those with a word that begins so,
@@ -259,12 +289,12 @@ _YEAR_MENTION = re.compile(
     rf"""
     {_PART.format("part")} (?<![\w$€£¥#]) (?<!\d,) (?<!\d{{3}}[-–])
     (?P<decade> (?:189|19[0-9]|20[0-2])0 ) ['’]?s \b
-  | {_PART.format("short_part")} (?<![\w$€£¥:.,-]) (?P<sign>['’‘])? (?P<short>[0-9]0) ['’]?s \b
+  | {_PART.format("short_part")} (?<![\w$€£¥:.,]) (?P<sign>['’‘])? (?P<short>[0-9]0) ['’]?s \b
   | {_PART.format("word_part")} (?: \b nineteen[-\s] | \b ) (?P<word>{"|".join(_DECADE_WORDS)}) \b
   | (?<![\w$€£¥#]) (?<!\d,) (?<!\d{{3}}[-–])
     (?P<year> (?:189|19[0-9]|20[0-2])[0-9] )
     (?: \s?[-–—/]\s? (?P<last> (?:189|19[0-9]|20[0-2])[0-9] | [0-9][0-9] (?!-[0-9]) ) )?
-    (?![\w%]) (?!,[0-9]{{3}}) (?!\s(?:copies|people|units|dollars|pounds|euros|miles|km)\b)
+    (?![\w%]) (?!,[0-9]{{3}}) (?!\s(?:copies|people|units|dollars|pounds|euros)\b)
     """,
     re.VERBOSE | re.IGNORECASE,
 )
@@ -292,7 +322,7 @@ def _read_years(text: str, found: re.Match) -> list[YearMention]:
         mentions = [YearMention(start, found.end("year"), year, year)]
         if last:
             last_year = int(last) if len(last) == 4 else year // 100 * 100 + int(last)
-            if year < last_year <= LAST_YEAR:
+            if len(last) == 4 or year < last_year <= LAST_YEAR:
                 mentions.append(YearMention(found.start("last"), end, last_year, last_year))
         return mentions
     part = found["part"] or found["short_part"] or found["word_part"]
@@ -454,19 +484,22 @@ def split_sentences(text: str) -> list[str]:
     it has no small word yet ("Godspeed You! Black Emperor").
     """
     text = " ".join(text.split())
-    sentences, start = [], 0
+    sentences: list[str] = []
+    start = looked = 0
+    small_word = False
     for found in _SENTENCE_END.finditer(text):
-        piece = text[start : found.end()]
-        follows = text[found.end() :].lstrip("\"'“‘«([")[:1]
-        if follows.islower() or _ABBREVIATION.search(piece):
+        small_word = small_word or any(word[0].islower() for word in text[looked : found.end()].split())
+        looked = found.end()
+        follows = text[looked : looked + 8].lstrip("\"'“‘«([")[:1]
+        if (
+            not small_word
+            or follows.islower()
+            or _ABBREVIATION.search(text[max(start, looked - 40) : looked])
+        ):
             continue
-        if not any(word[:1].islower() for word in piece.split()):
-            continue
-        sentences.append(piece.rstrip())
-        start = found.end()
-    if text[start:]:
-        sentences.append(text[start:])
-    return sentences
+        sentences.append(text[start:looked].rstrip())
+        start, small_word = looked, False
+    return [*sentences, text[start:]] if text[start:] else sentences
 
 
 def clip_biography(text: str) -> str:
@@ -474,10 +507,6 @@ def clip_biography(text: str) -> str:
     text = " ".join(text.split())
     if len(text) <= BIOGRAPHY_LIMIT:
         return text
-    clipped = ""
-    for sentence in split_sentences(text):
-        longer = f"{clipped} {sentence}".strip()
-        if len(longer) > BIOGRAPHY_LIMIT:
-            break
-        clipped = longer
-    return clipped or text[: BIOGRAPHY_LIMIT + 1].rpartition(" ")[0] or text[:BIOGRAPHY_LIMIT]
+    # What the cut leaves of the last sentence goes.
+    whole = " ".join(split_sentences(text[: BIOGRAPHY_LIMIT + 1])[:-1])
+    return whole or text[: BIOGRAPHY_LIMIT + 1].rpartition(" ")[0] or text[:BIOGRAPHY_LIMIT]
