@@ -26,9 +26,7 @@ def era(year: np.ndarray | float) -> np.ndarray:
     return (np.asarray(year, dtype=np.int64) - FIRST_YEAR) // ERA_YEARS
 
 
-def target_distribution(
-    year_lo: np.ndarray, year_hi: np.ndarray, sigma: float = TARGET_SIGMA
-) -> np.ndarray:
+def target_distribution(year_lo: np.ndarray, year_hi: np.ndarray, sigma: float = TARGET_SIGMA) -> np.ndarray:
     """Uniform over ``year_lo..year_hi``, smoothed with a Gaussian of ``sigma`` years.
 
     Shape: ([N], [N]) int -> [N, 140] float32, each row summing to 1.
@@ -36,7 +34,7 @@ def target_distribution(
     lo, hi = np.atleast_1d(year_lo)[:, None], np.atleast_1d(year_hi)[:, None]
     if (lo > hi).any():
         raise ValueError("A label's first year is after its last year.")
-    uniform = ((YEARS >= lo) & (YEARS <= hi)).astype(np.float64)
+    uniform = ((lo <= YEARS) & (hi >= YEARS)).astype(np.float64)
     if not uniform.sum(-1).all():
         raise ValueError(f"A label lies outside {FIRST_YEAR} to {LAST_YEAR}.")
     kernel = np.exp(-0.5 * ((YEARS[:, None] - YEARS[None, :]) / max(sigma, 1e-6)) ** 2)
@@ -45,7 +43,10 @@ def target_distribution(
 
 
 def best_year(probabilities: np.ndarray) -> np.ndarray:
-    """The year whose +-3 years hold most probability. Shape: [..., 140] -> [...] int64."""
+    """The year whose +-3 years hold most probability; among equals the likeliest itself.
+
+    Shape: [..., 140] -> [...] int64.
+    """
     padded = np.concatenate(
         [np.zeros((*probabilities.shape[:-1], WINDOW + 1)), probabilities.astype(np.float64)]
         + [np.zeros((*probabilities.shape[:-1], WINDOW))],
@@ -53,7 +54,7 @@ def best_year(probabilities: np.ndarray) -> np.ndarray:
     )
     cumulative = padded.cumsum(-1)
     mass = cumulative[..., 2 * WINDOW + 1 :] - cumulative[..., : -(2 * WINDOW + 1)]
-    return YEARS[mass.argmax(-1)]
+    return YEARS[(mass + 1e-9 * probabilities).argmax(-1)]
 
 
 def median_year(probabilities: np.ndarray) -> np.ndarray:

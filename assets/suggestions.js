@@ -1,0 +1,92 @@
+// Runs once when the list of suggestions is on the page. `element` holds the list, `server.suggest` asks the
+// library. The field is an ARIA combobox: what is typed is never changed unless a suggestion is picked.
+const list = element.querySelector("[role=listbox]");
+const status = element.querySelector("[role=status]");
+let active = -1;
+let asked = 0;
+let timer;
+
+const attach = () => {
+  const input = document.querySelector("#artist-input input, #artist-input textarea");
+  if (!input) return requestAnimationFrame(attach);
+
+  const options = () => [...list.children];
+
+  const close = () => {
+    asked += 1; // an answer still under way comes too late
+    clearTimeout(timer);
+    list.hidden = true;
+    active = -1;
+    input.setAttribute("aria-expanded", "false");
+    input.removeAttribute("aria-activedescendant");
+  };
+
+  const mark = (index) => {
+    active = index;
+    options().forEach((option, i) => option.setAttribute("aria-selected", String(i === index)));
+    if (index < 0) return input.removeAttribute("aria-activedescendant");
+    input.setAttribute("aria-activedescendant", options()[index].id);
+    options()[index].scrollIntoView({ block: "nearest" });
+  };
+
+  const pick = (name) => {
+    input.value = name;
+    input.dispatchEvent(new CustomEvent("input", { bubbles: true, detail: "picked" }));
+    close();
+  };
+
+  const show = (names) => {
+    list.replaceChildren(
+      ...names.map((name, i) => {
+        const option = document.createElement("li");
+        option.id = `artist-suggestion-${i}`;
+        option.setAttribute("role", "option");
+        option.textContent = name;
+        option.addEventListener("pointerdown", (event) => event.preventDefault()); // keeps the focus in the field
+        option.addEventListener("click", () => pick(name));
+        return option;
+      }),
+    );
+    list.hidden = names.length === 0;
+    input.setAttribute("aria-expanded", String(names.length > 0));
+    status.textContent = names.length ? `${names.length} artists, choose with the arrow keys` : "";
+    mark(-1);
+  };
+
+  const ask = async (text) => {
+    const number = ++asked;
+    const names = text ? await server.suggest(text) : [];
+    if (number === asked && document.activeElement === input) show(names);
+  };
+
+  input.setAttribute("role", "combobox");
+  input.setAttribute("aria-autocomplete", "list");
+  input.setAttribute("aria-controls", list.id);
+  input.setAttribute("aria-expanded", "false");
+  input.setAttribute("autocomplete", "off");
+
+  input.addEventListener("input", (event) => {
+    clearTimeout(timer);
+    if (event.detail !== "picked") timer = setTimeout(() => ask(input.value.trim()), 60);
+  });
+  input.addEventListener("blur", close);
+  input.addEventListener(
+    "keydown",
+    (event) => {
+      if (list.hidden) return;
+      const count = options().length;
+      if (event.key === "ArrowDown") mark(active + 1 < count ? active + 1 : -1);
+      else if (event.key === "ArrowUp") mark(active < 0 ? count - 1 : active - 1);
+      else if (event.key === "Enter" && active >= 0) pick(options()[active].textContent);
+      else if (event.key === "Escape") close();
+      else {
+        if (event.key === "Enter") close();
+        return;
+      }
+      event.preventDefault();
+      event.stopPropagation();
+    },
+    { capture: true },
+  );
+};
+attach();

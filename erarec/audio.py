@@ -1,0 +1,297 @@
+"""From any file to three-second excerpts, and from excerpts to the spectrograms the two towers read."""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import av
+import numpy as np
+import soundfile
+import soxr
+import torch
+from torch import Tensor, nn
+
+
+def _import_transforms() -> ModuleType:
+    """torchaudio's transforms, which are plain Python, even where its native library does not load.
+
+    torchaudio links CUDA: beside a CPU build of torch it fails to load, and beside one of another CUDA
+    version it objects. Only then is its extension module replaced by an empty one.
+    """
+    try:
+        import torchaudio.transforms
+    except (ImportError, OSError, RuntimeError):
+        for name in [name for name in sys.modules if name.split(".")[0] == "torchaudio"]:
+            del sys.modules[name]
+        stub = ModuleType("torchaudio._extension")
+        stub.__dict__.update(
+            _IS_TORCHAUDIO_EXT_AVAILABLE=False,
+            _IS_ALIGN_AVAILABLE=False,
+            _check_cuda_version=lambda: None,
+            fail_if_no_align=lambda function: function,
+        )
+        sys.modules["torchaudio._extension"] = stub
+        import torchaudio.transforms
+    return torchaudio.transforms
+
+
+transforms = _import_transforms()
+
+SAMPLE_RATE = 22050  # Hz: everything after decoding
+N_FFT = 2048
+HOP = 512
+MEL_BANDS = 224
+MEL_F_MIN, MEL_F_MAX = 30.0, 11025.0  # Hz
+MEL_FLOOR = 1e-6
+
+TAGGER_SAMPLE_RATE = 16000  # Hz
+TAGGER_N_FFT = 512
+TAGGER_HOP = 256
+TAGGER_MEL_BANDS = 96
+TAGGER_FRAMES = 187
+
+EXCERPT_SECONDS = 3.0
+EXCERPT_SAMPLES = round(EXCERPT_SECONDS * SAMPLE_RATE)  # 66,150
+MEL_FRAMES = EXCERPT_SAMPLES // HOP + 1  # 130
+MAX_EXCERPTS = 20
+MIN_SECONDS = 1.0
+SILENCE = 1e-4  # peak, -80 dB of full scale
+WHOLE_SECONDS = MAX_EXCERPTS * EXCERPT_SECONDS  # up to here all is decoded, beyond only the excerpts
+
+
+class UnusableAudio(ValueError):
+    """The sound cannot be answered; its text is one sentence for the user."""
+
+
+@dataclass(frozen=True)
+class Excerpts:
+    """Up to twenty excerpts of a recording.
+
+    Attributes:
+        sound: [E, 66150] float32 at 22,050 Hz, each excerpt with a peak of 1.
+        starts: [E] seconds from the beginning of the recording.
+        seconds: [E] how much of each excerpt is sound; the rest is padding, zeros.
+        duration: seconds, of the recording.
+    """
+
+    sound: np.ndarray
+    starts: np.ndarray
+    seconds: np.ndarray
+    duration: float
+
+
+def excerpt_starts(duration: float) -> np.ndarray:
+    """Where excerpts begin in ``duration`` seconds: evenly spread, together covering all up to a minute.
+
+    Shape: [E] float64 seconds, 1 <= E <= 20.
+    """
+    count = min(MAX_EXCERPTS, max(1, int(np.ceil(duration / EXCERPT_SECONDS - 1e-6))))
+    return np.linspace(0.0, max(0.0, duration - EXCERPT_SECONDS), count)
+
+
+def cut_excerpts(sound: np.ndarray) -> Excerpts:
+    """Excerpts of a whole recording that is in memory.
+
+    Shape: [samples] float32 at 22,050 Hz.
+    Raises UnusableAudio when it is shorter than a second, or silent.
+    """
+    duration = len(sound) / SAMPLE_RATE
+    starts = excerpt_starts(duration)
+    firsts = (starts * SAMPLE_RATE).round().astype(int)
+    return _assemble([sound[first : first + EXCERPT_SAMPLES] for first in firsts], starts, duration)
+
+
+def read_excerpts(path: str | Path) -> Excerpts:
+    """Decode what the excerpts need of a recording, in any format that libsndfile or FFmpeg reads.
+
+    Memory does not grow with the recording: of more than a minute, only the excerpts are decoded.
+    Raises UnusableAudio when there is nothing to hear, with a sentence that says why.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UnusableAudio(f"{path.name} is a folder, not a recording.")
+    if not path.exists():
+        raise UnusableAudio(f"There is no file {path.name}.")
+    if path.stat().st_size == 0:
+        raise UnusableAudio(f"{path.name} is empty.")
+    try:
+        return _excerpts_by_soundfile(path)
+    except soundfile.LibsndfileError:
+        pass  # a format of FFmpeg's: m4a, webm, video, ...
+    try:
+        return _excerpts_by_ffmpeg(path)
+    except (av.FFmpegError, OSError) as error:
+        raise UnusableAudio(f"{path.name} is not a recording that can be read.") from error
+
+
+def _excerpts_by_soundfile(path: Path) -> Excerpts:
+    with soundfile.SoundFile(path) as file:
+        rate = file.samplerate
+        # A damaged header may promise any length; what can't be read is left out below.
+        duration = file.frames / rate
+        if duration <= WHOLE_SECONDS:
+            return cut_excerpts(_resample(file.read(dtype="float32", always_2d=True), rate))
+        starts, pieces = [], []
+        for start in excerpt_starts(duration):
+            try:
+                file.seek(int(start * rate))
+                samples = file.read(int(EXCERPT_SECONDS * rate) + 1, dtype="float32", always_2d=True)
+            except soundfile.LibsndfileError:
+                continue
+            if len(samples) >= rate * MIN_SECONDS:
+                starts.append(start)
+                pieces.append(_resample(samples, rate))
+    if not pieces:
+        raise UnusableAudio(f"{path.name} breaks off before anything can be heard.")
+    return _assemble(pieces, np.array(starts), duration)
+
+
+def _excerpts_by_ffmpeg(path: Path) -> Excerpts:
+    with av.open(str(path)) as container:
+        if not container.streams.audio:
+            raise UnusableAudio(f"{path.name} has no sound in it.")
+        duration = _duration(container)
+    if duration <= WHOLE_SECONDS:
+        with av.open(str(path)) as container:
+            rate, blocks = _stream(container, 0.0, WHOLE_SECONDS + EXCERPT_SECONDS)
+        if not blocks:
+            raise UnusableAudio(f"{path.name} has no sound in it.")
+        return cut_excerpts(_resample(np.concatenate(blocks), rate))
+    starts, pieces = [], []
+    with av.open(str(path)) as container:
+        for start in excerpt_starts(duration):
+            container.seek(int(start * av.time_base))
+            rate, blocks = _stream(container, start, start + EXCERPT_SECONDS)
+            samples = np.concatenate(blocks) if blocks else np.zeros((0, 1), np.float32)
+            if len(samples) >= rate * MIN_SECONDS:
+                starts.append(start)
+                pieces.append(_resample(samples, rate))
+    if not pieces:
+        raise UnusableAudio(f"{path.name} breaks off before anything can be heard.")
+    return _assemble(pieces, np.array(starts), duration)
+
+
+def _duration(container: av.container.InputContainer) -> float:
+    """Seconds of the first audio stream; counted packet by packet where the file does not say."""
+    stream = container.streams.audio[0]
+    if stream.duration is not None and stream.time_base is not None:
+        return float(stream.duration * stream.time_base)
+    if container.duration is not None:
+        return container.duration / av.time_base
+    end = 0.0
+    for packet in container.demux(stream):
+        if packet.pts is not None and packet.time_base is not None:
+            end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+    return end
+
+
+def _stream(container: av.container.InputContainer, start: float, end: float) -> tuple[int, list[np.ndarray]]:
+    """Decoded samples between two times, as a rate and blocks of [samples, channels] float32."""
+    stream = container.streams.audio[0]
+    rate = stream.rate
+    resampler = av.AudioResampler(format="fltp")
+    origin = float((stream.start_time or 0) * (stream.time_base or 0))
+    blocks: list[np.ndarray] = []
+    missing = round((end - start) * rate)
+    for frame in _frames(container, stream):
+        time = (frame.time if frame.time is not None else start) - origin
+        for plain in resampler.resample(frame):
+            samples = plain.to_ndarray().T
+            samples = samples[max(0, round((start - time) * rate)) :][:missing]
+            time += plain.samples / rate
+            if len(samples):
+                blocks.append(samples)
+                missing -= len(samples)
+        if missing <= 0:
+            break
+    return rate, blocks
+
+
+def _frames(
+    container: av.container.InputContainer, stream: av.audio.stream.AudioStream
+) -> Iterator[av.AudioFrame]:
+    """Decoded frames, stepping over packets that are damaged, as players do."""
+    for packet in container.demux(stream):
+        try:
+            yield from packet.decode()
+        except av.error.InvalidDataError:
+            continue
+
+
+def _resample(samples: np.ndarray, rate: int) -> np.ndarray:
+    """Average the channels and resample. Shape: [samples, channels] -> [samples] float32 at 22,050 Hz."""
+    mono = np.nan_to_num(samples.mean(axis=1, dtype=np.float32), posinf=0.0, neginf=0.0)
+    return soxr.resample(mono, rate, SAMPLE_RATE) if len(mono) else mono
+
+
+def _assemble(pieces: list[np.ndarray], starts: np.ndarray, duration: float) -> Excerpts:
+    """Pad excerpts to three seconds, drop silent ones, bring each to a peak of 1."""
+    if duration < MIN_SECONDS:
+        raise UnusableAudio(f"The recording lasts {duration:.2f} s; it takes at least one second.")
+    sound = np.zeros((len(pieces), EXCERPT_SAMPLES), np.float32)
+    lengths = np.array([min(len(piece), EXCERPT_SAMPLES) for piece in pieces])
+    for row, piece in zip(sound, pieces, strict=True):
+        row[: len(piece)] = piece[:EXCERPT_SAMPLES]
+    peaks = np.abs(sound).max(axis=1)
+    heard = peaks > SILENCE
+    if not heard.any():
+        raise UnusableAudio("The recording is silent.")
+    return Excerpts(
+        sound=sound[heard] / peaks[heard, None],
+        starts=starts[heard],
+        seconds=lengths[heard] / SAMPLE_RATE,
+        duration=duration,
+    )
+
+
+def tagger_sound(sound: np.ndarray) -> np.ndarray:
+    """The same excerpts at the tagger's rate. Shape: [E, 66150] at 22,050 Hz -> [E, 48000] at 16 kHz."""
+    return np.ascontiguousarray(soxr.resample(sound.T, SAMPLE_RATE, TAGGER_SAMPLE_RATE).T)
+
+
+class LogMel(nn.Module):
+    """Natural logarithm of a 224-band mel power spectrogram, floor 1e-6: what the CNN tower reads.
+
+    Shape: [..., samples] float32 at 22,050 Hz -> [..., 224, samples // 512 + 1].
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mel = transforms.MelSpectrogram(
+            SAMPLE_RATE,
+            n_fft=N_FFT,
+            hop_length=HOP,
+            f_min=MEL_F_MIN,
+            f_max=MEL_F_MAX,
+            n_mels=MEL_BANDS,
+            power=2.0,
+            norm="slaney",
+            mel_scale="slaney",
+        )
+
+    def forward(self, sound: Tensor) -> Tensor:
+        return self.mel(sound).clamp_min(MEL_FLOOR).log()
+
+
+class TaggerMel(nn.Module):
+    """log10(10000 x + 1) of a 96-band mel power spectrogram: what MSD_musicnn was trained on.
+
+    Shape: [..., samples] float32 at 16 kHz -> [..., samples // 256 + 1, 96], time before frequency.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mel = transforms.MelSpectrogram(
+            TAGGER_SAMPLE_RATE,
+            n_fft=TAGGER_N_FFT,
+            hop_length=TAGGER_HOP,
+            n_mels=TAGGER_MEL_BANDS,
+            power=2.0,
+            norm="slaney",
+            mel_scale="slaney",
+        )
+
+    def forward(self, sound: Tensor) -> Tensor:
+        return torch.log10(10000 * self.mel(sound) + 1).transpose(-1, -2)

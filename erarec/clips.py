@@ -1,0 +1,449 @@
+"""Training material: manifests, folds, and the features of every clip, computed once and kept."""
+
+import csv
+import hashlib
+import json
+import multiprocessing
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import track
+
+from erarec.artist import ArtistLibrary, compose_biography
+from erarec.audio import (
+    MEL_BANDS,
+    MEL_FRAMES,
+    TAGGER_FRAMES,
+    LogMel,
+    TaggerMel,
+    UnusableAudio,
+    read_excerpts,
+    tagger_sound,
+)
+from erarec.damage import damage
+from erarec.encoders import (
+    MAX_TEXT_TOKENS,
+    TAGGER_FEATURES,
+    TEXT_WIDTH,
+    BiographyReader,
+    Tagger,
+    mask_sentences,
+    tagger_frames,
+)
+from erarec.years import FIRST_YEAR, LAST_YEAR
+
+FOLDS = 5
+DAMAGED_COPIES = 3  # of each clip, in training
+CACHE_VERSION = 1  # raised when what is kept here would come out otherwise
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One line of a manifest: a recording, who made it, and the years it may be from."""
+
+    id: str
+    path: Path
+    source: str
+    artist: str
+    title: str
+    artist_key: str
+    year_lo: int
+    year_hi: int
+    scored: bool
+    fold: int
+
+    @property
+    def year(self) -> float:
+        """The middle of the range."""
+        return (self.year_lo + self.year_hi) / 2
+
+
+def read_manifest(path: str | Path) -> list[Clip]:
+    """Clips of a manifest: CSV with the columns id, file, source, artist, title, artist_key, year_lo,
+    year_hi, scored and fold (others are ignored); ``file`` is relative to the manifest.
+
+    Raises ValueError, with the line, when one is missing or a year cannot be.
+    """
+    path = Path(path)
+    clips = []
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        wanted = {
+            "id",
+            "file",
+            "source",
+            "artist",
+            "title",
+            "artist_key",
+            "year_lo",
+            "year_hi",
+            "scored",
+            "fold",
+        }
+        missing = wanted - set(reader.fieldnames or ())
+        if missing:
+            raise ValueError(f"{path.name} has no column {', '.join(sorted(missing))}.")
+        for row in reader:
+            try:
+                clip = Clip(
+                    id=row["id"],
+                    path=path.parent / row["file"],
+                    source=row["source"],
+                    artist=row["artist"],
+                    title=row["title"],
+                    artist_key=row["artist_key"],
+                    year_lo=int(row["year_lo"]),
+                    year_hi=int(row["year_hi"]),
+                    scored=row["scored"] == "1",
+                    fold=int(row["fold"]),
+                )
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{path.name}, line {reader.line_num}: {error}.") from error
+            if not FIRST_YEAR <= clip.year_lo <= clip.year_hi <= LAST_YEAR:
+                raise ValueError(
+                    f"{path.name}, line {reader.line_num}: the years {clip.year_lo} to {clip.year_hi} "
+                    f"are not a range between {FIRST_YEAR} and {LAST_YEAR}."
+                )
+            clips.append(clip)
+    if not clips:
+        raise ValueError(f"{path.name} has no clips.")
+    return clips
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the towers read of many clips, excerpt by excerpt, in one hearing (clean, or one damage).
+
+    Attributes:
+        tagger: [X, 1756] float16, the frozen tagger's features of all clips' excerpts, one after the other.
+        mel: [X, 224, 130] float16, log-mel, for the CNN tower; or None where no model needs it.
+        seconds: [X] float32, how much of each excerpt is sound.
+        first: [N + 1] int64: clip n's excerpts are first[n] to first[n + 1]. A clip that cannot be read has
+            none.
+    """
+
+    tagger: np.ndarray
+    mel: np.ndarray | None
+    seconds: np.ndarray
+    first: np.ndarray
+
+    def of(self, clip: int) -> slice:
+        return slice(self.first[clip], self.first[clip + 1])
+
+
+class FeatureCache:
+    """Features on disk, by what the clips are and how they are heard.
+
+    Args:
+        folder: where they are kept; arrays are mapped from there, not loaded.
+        device: where mels and the tagger are computed.
+        autocast: compute the tagger in bfloat16 (four times as fast on processors that have it).
+    """
+
+    def __init__(self, folder: Path, device: torch.device | str = "cpu", autocast: bool = False) -> None:
+        self.folder = folder
+        self.device = torch.device(device)
+        self.autocast = autocast
+
+    def features(self, clips: Sequence[Clip], hearings: Iterable[str], with_mel: bool) -> dict[str, Features]:
+        """Features of the clips in each hearing: "clean", a damage's name, or "anything-2" (a third copy).
+
+        What is missing is computed, decoding each clip once.
+        """
+        hearings = list(hearings)
+        keys = {hearing: self._key(clips, hearing, with_mel) for hearing in hearings}
+        missing = [hearing for hearing in hearings if not (self.folder / keys[hearing] / "done").exists()]
+        if missing:
+            self._compute(clips, {hearing: self.folder / keys[hearing] for hearing in missing}, with_mel)
+        return {hearing: self._load(self.folder / key, with_mel) for hearing, key in keys.items()}
+
+    @staticmethod
+    def _key(clips: Sequence[Clip], hearing: str, with_mel: bool) -> str:
+        digest = hashlib.blake2b(digest_size=8)
+        for clip in clips:
+            size = clip.path.stat().st_size if clip.path.exists() else -1
+            digest.update(f"{clip.id}/{clip.path.name}/{size}\n".encode())
+        mel = "-mel" if with_mel else ""
+        return f"v{CACHE_VERSION}-{digest.hexdigest()}-{hearing}{mel}"
+
+    @staticmethod
+    def _load(folder: Path, with_mel: bool) -> Features:
+        mel = np.load(folder / "mel.npy", mmap_mode="r") if with_mel else None
+        with np.load(folder / "rest.npz") as rest:
+            return Features(rest["tagger"], mel, rest["seconds"], rest["first"])
+
+    def _compute(self, clips: Sequence[Clip], folders: dict[str, Path], with_mel: bool) -> None:
+        tagger: dict[str, list[np.ndarray]] = {hearing: [] for hearing in folders}
+        mels = {}
+        for hearing, folder in folders.items():
+            folder.mkdir(parents=True, exist_ok=True)
+            if with_mel:
+                mels[hearing] = (folder / "mel.raw").open("wb")  # its length is known at the end
+        seconds, counts = [], []
+        # Whole clips side by side, one thread each, use a processor better than threads inside each step;
+        # spawned, since a fork of a process that has threads may hang.
+        with ProcessPoolExecutor(
+            max_workers=os.cpu_count(),
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_start_worker,
+            initargs=(self.device, self.autocast, list(folders), with_mel),
+        ) as pool:
+            # Mapped in stretches, so that results do not pile up in memory.
+            for first in track(range(0, len(clips), 64), f"Hearing {', '.join(folders)}"):
+                for result in pool.map(_hear_clip, clips[first : first + 64]):
+                    if result is None:
+                        counts.append(0)
+                        continue
+                    counts.append(len(result[0]))
+                    seconds.append(result[0])
+                    for hearing, (features, mel) in result[1].items():
+                        tagger[hearing].append(features)
+                        if mel is not None:
+                            mels[hearing].write(mel.tobytes())
+        index = np.concatenate([[0], np.cumsum(counts)])
+        for hearing, folder in folders.items():
+            if with_mel:
+                mels[hearing].close()
+                raw = np.memmap(folder / "mel.raw", np.float16, "r", shape=(index[-1], MEL_BANDS, MEL_FRAMES))
+                np.save(folder / "mel.npy", raw)
+                (folder / "mel.raw").unlink()
+            np.savez(
+                folder / "rest.npz",
+                tagger=np.concatenate(tagger[hearing]) if seconds else np.zeros((0, TAGGER_FEATURES)),
+                seconds=np.concatenate(seconds).astype(np.float32) if seconds else np.zeros(0),
+                first=index,
+            )
+            (folder / "done").touch()
+
+
+_worker: tuple["Hearing", list[str], bool]  # of a process that computes features
+
+
+def _start_worker(device: torch.device, autocast: bool, hearings: list[str], with_mel: bool) -> None:
+    global _worker
+    torch.set_num_threads(1)
+    _worker = Hearing(device, autocast), hearings, with_mel
+
+
+def _hear_clip(clip: Clip) -> tuple[np.ndarray, dict[str, tuple[np.ndarray, np.ndarray | None]]] | None:
+    """Seconds of one clip's excerpts, and tagger features and mel in each hearing; None if unreadable."""
+    hear, hearings, with_mel = _worker
+    try:
+        excerpts = read_excerpts(clip.path)
+    except UnusableAudio:
+        return None
+    features = {}
+    for hearing in hearings:
+        sound = damaged(excerpts.sound, hearing, clip.id)
+        mel = hear.mel(sound).astype(np.float16) if with_mel else None
+        features[hearing] = hear.tagger(sound, excerpts.seconds).astype(np.float16), mel
+    return excerpts.seconds, features
+
+
+def damaged(sound: np.ndarray, hearing: str, clip_id: str) -> np.ndarray:
+    """Excerpts as one hearing has them. Shape: [E, 66150] -> [E, 66150].
+
+    ``hearing`` is "clean", the name of a damage, or with a number after it another copy of the same.
+    """
+    if hearing == "clean":
+        return sound
+    name, _, copy = hearing.rpartition("-")
+    if name and copy.isdigit():
+        return damage(sound, name, f"{clip_id}/{copy}")
+    return damage(sound, hearing, clip_id)
+
+
+class Hearing:
+    """Excerpts to what the towers read: the frozen tagger's features, and the log-mel spectrogram."""
+
+    def __init__(self, device: torch.device | str = "cpu", autocast: bool = False) -> None:
+        self.device = torch.device(device)
+        self.autocast = autocast
+        self.log_mel = LogMel().to(self.device)
+        self.tagger_mel = TaggerMel().to(self.device)
+        self.network = Tagger.load().to(self.device)
+
+    @torch.inference_mode()
+    def mel(self, sound: np.ndarray) -> np.ndarray:
+        """Shape: [E, 66150] float32 at 22,050 Hz -> [E, 224, 130] float32."""
+        return self.log_mel(torch.from_numpy(sound).to(self.device)).cpu().numpy()
+
+    @torch.inference_mode()
+    def tagger(self, sound: np.ndarray, seconds: np.ndarray) -> np.ndarray:
+        """Shape: [E, 66150] float32 at 22,050 Hz, [E] seconds of it -> [E, 1756] float32."""
+        mel = self.tagger_mel(torch.from_numpy(tagger_sound(sound)).to(self.device))[:, :TAGGER_FRAMES]
+        frames = torch.from_numpy(tagger_frames(seconds)).to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            return self.network(mel, frames).float().cpu().numpy()
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """Many biographies as tokens; sentences that several share are kept once.
+
+    Attributes:
+        embeddings: [R, 384] float16, tokens of all sentences.
+        rows: [X] int32, into embeddings, of all texts' tokens, one text after the other.
+        years: [X, 2] int16, the first and last year that each token mentions, -1 for none.
+        first: [N + 1] int64: text n's tokens are first[n] to first[n + 1].
+    """
+
+    embeddings: np.ndarray
+    rows: np.ndarray
+    years: np.ndarray
+    first: np.ndarray
+
+    @classmethod
+    def build(cls, reader: BiographyReader, texts: Sequence[tuple[str, str | None]]) -> "TextTable":
+        """Read pairs of a text and its artist's name (None for texts that others wrote)."""
+        masked = [mask_sentences(text, name) for text, name in track(texts, "Reading biographies")]
+        unique = sorted({sentence.text for sentences in masked for sentence in sentences})
+        tokens, offsets, start, count = [], {}, {}, 0
+        for first in track(range(0, len(unique), 1024), "Encoding sentences"):
+            for sentence, (state, offset) in reader.encode(set(unique[first : first + 1024])).items():
+                tokens.append(state)
+                offsets[sentence], start[sentence] = offset, count
+                count += len(state)
+        rows, years, lengths = [], [], []
+        for sentences in track(masked, "Joining sentences"):
+            row = [start[s.text] + np.arange(len(offsets[s.text]), dtype=np.int32) for s in sentences]
+            year = [s.locate(offsets[s.text])[0] for s in sentences]
+            rows.append(np.concatenate([np.zeros(0, np.int32), *row])[:MAX_TEXT_TOKENS].astype(np.int32))
+            years.append(np.concatenate([np.zeros((0, 2), np.int16), *year])[:MAX_TEXT_TOKENS])
+            lengths.append(len(rows[-1]))
+        return cls(
+            np.concatenate([np.zeros((0, TEXT_WIDTH), np.float16), *tokens]),
+            np.concatenate(rows),
+            np.concatenate(years),
+            np.concatenate([[0], np.cumsum(lengths)]),
+        )
+
+    def batch(self, texts: np.ndarray) -> dict[str, torch.Tensor]:
+        """Inputs of some texts, by index; -1 stands for no text.
+
+        Shape: [N] int -> words [N, T, 384] float32, word_years [N, T, 2] int64, words_present [N, T] bool.
+        """
+        lengths = np.where(texts < 0, 0, self.first[texts + 1] - self.first[texts])
+        longest = max(1, lengths.max(initial=1))
+        rows = np.zeros((len(texts), longest), np.int32)
+        years = np.full((len(texts), longest, 2), -1, np.int64)
+        for n, (text, length) in enumerate(zip(texts, lengths, strict=True)):
+            part = slice(self.first[text], self.first[text] + length)
+            rows[n, :length], years[n, :length] = self.rows[part], self.years[part]
+        return {
+            "words": torch.from_numpy(self.embeddings[rows]).float(),
+            "word_years": torch.from_numpy(years),
+            "words_present": torch.from_numpy(np.arange(longest) < lengths[:, None]),
+        }
+
+
+@dataclass(frozen=True)
+class Song:
+    """A song of which only artist and year are known, for the artist side."""
+
+    artist_key: str
+    year: int
+
+
+def read_songs(path: Path) -> list[Song]:
+    """Songs of a CSV with the columns artist_key and year."""
+    with path.open(newline="", encoding="utf-8") as file:
+        songs = [Song(row["artist_key"], int(row["year"])) for row in csv.DictReader(file)]
+    return [song for song in songs if FIRST_YEAR <= song.year <= LAST_YEAR]
+
+
+def read_leads(path: Path) -> dict[str, str]:
+    """Articles' first paragraphs, by artist_key, of a JSON lines file with artist_key and text."""
+    with path.open(encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    return {row["artist_key"]: row["text"] for row in rows}
+
+
+@dataclass(frozen=True)
+class Biographies:
+    """The texts of clips and songs, as training and evaluation read them.
+
+    All composed texts leave one release within the song's own years out, else the answer would be in the
+    question.
+
+    Attributes:
+        table: all texts.
+        whole: [N] int64, each clip's biography as a prediction would compose it, -1 where the artist is unknown.
+        composed: [N, V] int64, the same with facts dropped at random, -1 where nothing is left.
+        leads: [N, 2] int64, the artist's lead with and without its years, -1 where there is none.
+        song_composed: [M, V], song_leads: [M, 2], the same for songs.
+    """
+
+    table: TextTable
+    whole: np.ndarray
+    composed: np.ndarray
+    leads: np.ndarray
+    song_composed: np.ndarray
+    song_leads: np.ndarray
+
+    def draw(self, rng: np.random.Generator, clips: np.ndarray, of_songs: bool = False) -> np.ndarray:
+        """One text for each clip (or song), at random among its kinds. Shape: [N] int -> [N] int64."""
+        composed, leads = (self.song_composed, self.song_leads) if of_songs else (self.composed, self.leads)
+        texts = composed[clips, rng.integers(composed.shape[1], size=len(clips))]
+        chance = rng.random(len(clips))
+        if not of_songs:
+            texts = np.where(chance > 0.75, self.whole[clips], texts)
+        lead = np.where(chance < 0.2, leads[clips, 0], np.where(chance < 0.3, leads[clips, 1], -1))
+        return np.where(lead >= 0, lead, texts)
+
+
+def build_biographies(
+    clips: Sequence[Clip],
+    songs: Sequence[Song],
+    leads: dict[str, str],
+    library: ArtistLibrary,
+    reader: BiographyReader,
+    variants: int = 4,
+    song_variants: int = 2,
+    seed: int = 0,
+) -> Biographies:
+    """Compose and read all texts that training needs."""
+    rng = np.random.default_rng(seed)
+    texts: list[tuple[str, str | None]] = []
+    masked_leads: list[int] = []
+
+    def add(text: str, name: str | None) -> int:
+        if not text:
+            return -1
+        texts.append((text, name))
+        return len(texts) - 1
+
+    lead_of: dict[str, tuple[int, int]] = {}
+    for key in sorted(leads):
+        lead_of[key] = (add(leads[key], None), add(leads[key], None))
+        masked_leads.append(lead_of[key][1])
+
+    def compose(key: str, years: tuple[int, int], dropping: bool) -> int:
+        artist = library.by_key(key)
+        if artist is None:
+            return -1
+        return add(compose_biography(artist, years, rng if dropping else None), artist.name)
+
+    def several(key: str, years: tuple[int, int], count: int) -> list[int]:
+        return [compose(key, years, True) for _ in range(count)]
+
+    whole = [compose(clip.artist_key, (clip.year_lo, clip.year_hi), False) for clip in clips]
+    composed = [several(clip.artist_key, (clip.year_lo, clip.year_hi), variants) for clip in clips]
+    song_composed = [several(song.artist_key, (song.year, song.year), song_variants) for song in songs]
+    table = TextTable.build(reader, texts)
+    for text in masked_leads:
+        table.years[table.first[text] : table.first[text + 1]] = -1
+    nothing = (-1, -1)
+    return Biographies(
+        table,
+        np.array(whole),
+        np.array(composed).reshape(len(clips), variants),
+        np.array([lead_of.get(clip.artist_key, nothing) for clip in clips]).reshape(-1, 2),
+        np.array(song_composed, dtype=np.int64).reshape(len(songs), song_variants),
+        np.array([lead_of.get(song.artist_key, nothing) for song in songs], dtype=np.int64).reshape(-1, 2),
+    )

@@ -1,0 +1,159 @@
+"""What happens to sound on its way here: a loudspeaker, a room, a phone, a narrow band, a codec.
+
+One module, so that training, evaluation and the page's "what if" mean the same by it. All of it is linear
+filtering, noise and FFmpeg's encoders; random numbers come from a generator that the caller seeds.
+"""
+
+import hashlib
+import io
+from collections.abc import Callable
+
+import av
+import numpy as np
+import soxr
+from scipy import signal
+
+from erarec.audio import EXCERPT_SAMPLES, SAMPLE_RATE
+
+Generator = np.random.Generator
+
+
+def band_limit(sound: np.ndarray, low: float | None, high: float | None) -> np.ndarray:
+    """Fourth-order Butterworth high-pass at ``low`` Hz and low-pass at ``high`` Hz. Shape: [E, S] -> [E, S]."""
+    if low is not None:
+        sound = signal.sosfilt(signal.butter(4, low, "highpass", fs=SAMPLE_RATE, output="sos"), sound)
+    if high is not None:
+        sound = signal.sosfilt(signal.butter(4, high, "lowpass", fs=SAMPLE_RATE, output="sos"), sound)
+    return sound
+
+
+def equalise(sound: np.ndarray, rng: Generator, decibels: float) -> np.ndarray:
+    """A smooth random equaliser: a gain of up to +-``decibels`` drawn at eight points, an octave apart."""
+    points = 80.0 * 2.0 ** np.arange(8)  # 80 Hz to 10 kHz
+    gains = rng.uniform(-decibels, decibels, len(points))
+    size = sound.shape[-1]
+    frequencies = np.fft.rfftfreq(size, 1 / SAMPLE_RATE)
+    gain = np.interp(np.log2(frequencies.clip(1)), np.log2(points), gains)
+    return np.fft.irfft(np.fft.rfft(sound) * 10 ** (gain / 20), size)
+
+
+def add_hiss(sound: np.ndarray, rng: Generator, decibels_below: float) -> np.ndarray:
+    """White noise, so many decibels below the sound's own level (root mean square over all excerpts)."""
+    level = np.sqrt(np.mean(np.square(sound))) * 10 ** (-decibels_below / 20)
+    return sound + level * rng.standard_normal(sound.shape)
+
+
+def reverberate(sound: np.ndarray, rng: Generator, seconds: float, direct_decibels: float) -> np.ndarray:
+    """A room: exponentially decaying noise after the direct sound.
+
+    Args:
+        seconds: reverberation time, until the tail is 60 dB down.
+        direct_decibels: how far the direct sound's energy lies above the tail's.
+    """
+    time = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
+    tail = rng.standard_normal(len(time)) * 10 ** (-3 * time / seconds)
+    tail[: round(0.002 * SAMPLE_RATE)] = 0  # the first reflection comes 2 ms later
+    tail *= 10 ** (-direct_decibels / 20) / np.sqrt(np.sum(np.square(tail)))
+    tail[0] = 1.0
+    return signal.oaconvolve(sound, tail[None], axes=-1)[..., : sound.shape[-1]]
+
+
+def change_speed(sound: np.ndarray, ratio: float) -> np.ndarray:
+    """A turntable that runs ``ratio`` times as fast; excerpts keep their length."""
+    changed = soxr.resample(sound.T.astype(np.float32), SAMPLE_RATE * ratio, SAMPLE_RATE).T
+    return np.pad(changed, ((0, 0), (0, max(0, sound.shape[-1] - changed.shape[-1]))), mode="reflect")[
+        :, : sound.shape[-1]
+    ]
+
+
+def encode(sound: np.ndarray, codec: str, bits_per_second: int) -> np.ndarray:
+    """There and back through one of FFmpeg's encoders ("mp3", "aac", "libopus"). Shape: [E, S] -> [E, S]."""
+    container_format = {"mp3": "mp3", "aac": "adts", "libopus": "ogg"}[codec]
+    rate = 48000 if codec == "libopus" else 44100
+    stretch = np.ascontiguousarray(sound.reshape(1, -1), dtype=np.float32)
+    samples = soxr.resample(stretch[0] / (np.abs(stretch).max() + 1e-9), SAMPLE_RATE, rate)
+    file = io.BytesIO()
+    with av.open(file, "w", format=container_format) as container:
+        stream = container.add_stream(codec, rate=rate, layout="mono")
+        stream.bit_rate = bits_per_second
+        if codec == "mp3":
+            stream.options = {
+                "compression_level": "7"
+            }  # LAME's fast mode; its default takes most of the time
+        frame = av.AudioFrame.from_ndarray(samples[None].astype(np.float32), format="fltp", layout="mono")
+        frame.sample_rate = rate
+        fifo = av.AudioFifo()
+        fifo.write(frame)
+        to_encoder = av.AudioResampler(format=stream.format, layout="mono", rate=rate)
+        while (part := fifo.read(stream.frame_size or 1152, partial=True)) is not None:
+            for plain in to_encoder.resample(part):
+                container.mux(stream.encode(plain))
+        container.mux(stream.encode(None))
+    file.seek(0)
+    with av.open(file) as container:
+        from_decoder = av.AudioResampler(format="fltp", layout="mono", rate=rate)
+        frames = [
+            plain.to_ndarray()[0]
+            for frame in container.decode(audio=0)
+            for plain in from_decoder.resample(frame)
+        ]
+    heard = soxr.resample(np.concatenate(frames), rate, SAMPLE_RATE)
+    heard = np.pad(heard, (0, max(0, stretch.size - len(heard))))[: stretch.size]
+    return heard.reshape(sound.shape)
+
+
+def phone(sound: np.ndarray, rng: Generator) -> np.ndarray:
+    """A small loudspeaker, in a room, heard by a phone."""
+    sound = band_limit(sound, rng.uniform(120, 250), None)
+    sound = equalise(sound, rng, 5.0)
+    sound = reverberate(sound, rng, rng.uniform(0.2, 0.7), rng.uniform(0, 8))
+    sound = band_limit(sound, None, rng.uniform(5000, 7000))
+    return add_hiss(sound, rng, rng.uniform(18, 30))
+
+
+def low_pass_4k(sound: np.ndarray, rng: Generator) -> np.ndarray:
+    """A narrow channel: nothing above 4 kHz."""
+    return band_limit(sound, None, 4000.0)
+
+
+def anything(sound: np.ndarray, rng: Generator) -> np.ndarray:
+    """What training hears: now and then a phone, else some of all the rest."""
+    if rng.random() < 0.3:
+        return phone(sound, rng)
+    if rng.random() < 0.3:
+        sound = change_speed(sound, rng.uniform(0.97, 1.03))
+    if rng.random() < 0.15:
+        sound = band_limit(sound, rng.uniform(60, 300), None)
+    if rng.random() < 0.5:
+        sound = band_limit(sound, None, rng.uniform(2500, 7900))
+    if rng.random() < 0.5:
+        sound = equalise(sound, rng, 6.0)
+    if rng.random() < 0.3:
+        sound = add_hiss(sound, rng, rng.uniform(20, 45))
+    if rng.random() < 0.4:
+        codec, lowest, highest = [("mp3", 48, 192), ("aac", 48, 128), ("libopus", 24, 64)][rng.integers(3)]
+        sound = encode(sound, codec, int(rng.uniform(lowest, highest)) * 1000)
+    return sound
+
+
+DAMAGES: dict[str, Callable[[np.ndarray, Generator], np.ndarray]] = {
+    "phone": phone,
+    "low-pass-4k": low_pass_4k,
+    "anything": anything,
+}
+
+
+def damage(sound: np.ndarray, name: str, seed: str) -> np.ndarray:
+    """Excerpts of one recording after a damage, all through the same chain, each again with a peak of 1.
+
+    Shape: [E, 66150] float32 at 22,050 Hz -> the same.
+
+    Args:
+        name: one of DAMAGES.
+        seed: any text; the same text gives the same damage, so that figures can be compared.
+    """
+    digest = hashlib.blake2b(f"{name}/{seed}".encode(), digest_size=8).digest()
+    rng = np.random.default_rng(int.from_bytes(digest, "little"))
+    heard = DAMAGES[name](sound.astype(np.float64), rng)[..., :EXCERPT_SAMPLES]
+    peaks = np.abs(heard).max(axis=-1, keepdims=True)
+    return (heard / np.maximum(peaks, 1e-9)).astype(np.float32)

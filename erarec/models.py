@@ -1,0 +1,284 @@
+"""The three models of the paper: encoders, heads, and the format of a checkpoint."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from erarec.encoders import TEXT_WIDTH, WIDTH, CnnTower, TaggerTower, TextEncoder
+from erarec.fusion import Fusion, attention_rollout
+from erarec.years import YEAR_COUNT
+
+PROJECTION = 64  # width of the contrastive embeddings
+TOWERS = ("cnn", "tagger")
+
+
+@dataclass
+class Inputs:
+    """A batch of recordings, padded to the same number of excerpts and words.
+
+    Attributes:
+        present: [N, E] bool, which excerpts there are. A row without any has no sound.
+        tagger: [N, E, 1756] float32, or None where no tower reads it.
+        mel: [N, E, 224, 130] float32, or None where no tower reads it.
+        frames: [N, E] int64, how many mel frames of each excerpt are sound.
+        words: [N, T, 384] float32, or None where the model does not read.
+        word_years: [N, T, 2] int64, first and last year mentioned, -1 for none.
+        words_present: [N, T] bool. A row without any has no artist.
+    """
+
+    present: Tensor
+    tagger: Tensor | None = None
+    mel: Tensor | None = None
+    frames: Tensor | None = None
+    words: Tensor | None = None
+    word_years: Tensor | None = None
+    words_present: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> "Inputs":
+        return Inputs(**{k: v if v is None else v.to(device) for k, v in vars(self).items()})
+
+
+@dataclass
+class Outputs:
+    """What a model says of a batch.
+
+    Attributes:
+        years: [N, 140] log-probabilities, from all that there is.
+        sound_years, artist_years: [N, 140] log-probabilities from one modality; artist_years may be None.
+        embedding: [N, 64] length 1: where the recording lies.
+        sound_embedding, text_embedding: [N, 64] length 1, for L_MMC; None without text.
+        attention: [N, E * towers + T], shares of the tokens, summing to 1.
+    """
+
+    years: Tensor
+    sound_years: Tensor
+    embedding: Tensor
+    attention: Tensor
+    artist_years: Tensor | None = None
+    sound_embedding: Tensor | None = None
+    text_embedding: Tensor | None = None
+
+
+class Projection(nn.Sequential):
+    """Two layers to the contrastive embedding, of length 1. Shape: [N, in] -> [N, 64]."""
+
+    def __init__(self, width: int = WIDTH) -> None:
+        super().__init__(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, PROJECTION))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.normalize(super().forward(x).float(), dim=-1)
+
+
+class SoundEncoder(nn.Module):
+    """f_E: one token an excerpt and tower, and their average by learned weights.
+
+    Shape: Inputs -> tokens [N, E * towers, 128], present [N, E * towers], pooled [N, 128],
+    weights [N, E * towers].
+    """
+
+    def __init__(self, towers: tuple[str, ...]) -> None:
+        super().__init__()
+        makers = {"cnn": CnnTower, "tagger": TaggerTower}
+        self.towers = nn.ModuleDict({tower: makers[tower]() for tower in towers})
+        self.score = nn.Linear(WIDTH, 1)
+        nn.init.zeros_(self.score.weight)
+
+    def forward(self, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        present = inputs.present
+        tokens = []
+        for name, tower in self.towers.items():
+            # Only excerpts that are there go through, so that padding does not touch the batch norms.
+            if name == "cnn":
+                heard = tower(inputs.mel[present].float(), inputs.frames[present])
+            else:
+                heard = tower(inputs.tagger[present].float())
+            padded = heard.new_zeros(*present.shape, WIDTH)
+            padded[present] = heard
+            tokens.append(padded)
+        sound, present = torch.cat(tokens, 1), present.repeat(1, len(tokens))
+        weights = _masked_softmax(self.score(sound).squeeze(-1), present)
+        pooled = (weights[..., None] * sound).sum(1)
+        return sound, present, pooled, weights
+
+
+def _masked_softmax(scores: Tensor, present: Tensor) -> Tensor:
+    """Softmax over what is there; zeros where nothing is. Shape: [N, L], [N, L] bool -> [N, L] float32."""
+    weights = scores.float().masked_fill(~present, -1e4).softmax(-1) * present
+    return weights
+
+
+class SoundHead(nn.Sequential):
+    """p_sound. Shape: pooled [N, 128] -> logits [N, 140]."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.ReLU(), nn.Dropout(0.3), nn.Linear(WIDTH, YEAR_COUNT))
+
+
+class ArtistHead(nn.Module):
+    """p_artist: a few learned questions to the biography, each answered by an average of its words.
+
+    Shape: tokens [N, T, 128], present [N, T] -> hidden [N, 256], logits [N, 140].
+    """
+
+    QUESTIONS = 8
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.questions = nn.Linear(WIDTH, self.QUESTIONS)
+        self.hidden = nn.Sequential(
+            nn.Linear(self.QUESTIONS * WIDTH, 256), nn.ReLU(), nn.Dropout(0.2), nn.Linear(256, 256), nn.ReLU()
+        )
+        self.years = nn.Sequential(nn.Dropout(0.2), nn.Linear(256, YEAR_COUNT))
+
+    def forward(self, tokens: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        scores = self.questions(tokens).transpose(1, 2)
+        weights = _masked_softmax(scores, present[:, None].expand_as(scores))
+        hidden = self.hidden((weights.to(tokens.dtype) @ tokens).flatten(1))
+        return hidden, self.years(hidden)
+
+
+class AudioCNN(nn.Module):
+    """Sound encoder and year head, trained with L_MLE alone: the paper's floor."""
+
+    name = "audio-cnn"
+    reads_text = False
+
+    def __init__(self, towers: tuple[str, ...]) -> None:
+        super().__init__()
+        self.sound_encoder = SoundEncoder(towers)
+        self.sound_head = SoundHead()
+        self.projection = Projection()
+
+    def forward(self, inputs: Inputs) -> Outputs:
+        _, _, pooled, weights = self.sound_encoder(inputs)
+        years = self.sound_head(pooled).float().log_softmax(-1)
+        return Outputs(years, years, self.projection(pooled), weights)
+
+
+class AudioSUC(AudioCNN):
+    """The same network, trained with L_MLE and the era contrastive loss L_EC on its projection."""
+
+    name = "audio-suc"
+
+
+class AudioArtMMC(nn.Module):
+    """Sound and biography, fused by self-attention; trained with L_MLE, L_EC and L_MMC.
+
+    The answer is log p_sound + log p_artist - w log prior + what the fusion adds, renormalised; the last is
+    zero at the start, so that training begins at the product of both and can only learn to be better. A
+    product of two posteriors counts the prior twice; ``prior_weight`` w takes it out.
+    """
+
+    name = "audioart-mmc"
+    reads_text = True
+
+    def __init__(self, towers: tuple[str, ...], prior_weight: float = 0.0) -> None:
+        super().__init__()
+        self.prior_weight = prior_weight
+        self.sound_encoder = SoundEncoder(towers)
+        self.sound_head = SoundHead()
+        self.text_encoder = TextEncoder()
+        self.artist_head = ArtistHead()
+        self.fusion = Fusion()
+        self.fused_years = nn.Linear(WIDTH, YEAR_COUNT)
+        nn.init.zeros_(self.fused_years.weight)
+        nn.init.zeros_(self.fused_years.bias)
+        self.projection = Projection()
+        self.sound_projection = Projection()
+        self.text_projection = Projection(256)
+        self.register_buffer("log_prior", torch.zeros(YEAR_COUNT))
+
+    def artist(self, words: Tensor, word_years: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Text tokens [N, T, 128], hidden [N, 256] and year logits [N, 140] of biographies alone."""
+        tokens = self.text_encoder(words, word_years)
+        return tokens, *self.artist_head(tokens, present)
+
+    def forward(self, inputs: Inputs) -> Outputs:
+        sound, sound_present, pooled, _ = self.sound_encoder(inputs)
+        has_sound, has_text = inputs.present.any(1), inputs.words_present.any(1)
+        text, hidden, artist_logits = self.artist(inputs.words, inputs.word_years, inputs.words_present)
+        sound_years = self.sound_head(pooled).float().log_softmax(-1)
+        artist_years = artist_logits.float().log_softmax(-1)
+        token, attentions = self.fusion(sound, sound_present, text, inputs.words_present)
+        product = sound_years * has_sound[:, None] + artist_years * has_text[:, None]
+        product = product - self.prior_weight * self.log_prior * (has_sound & has_text)[:, None]
+        years = (product + self.fused_years(token).float()).log_softmax(-1)
+        return Outputs(
+            years=years,
+            sound_years=sound_years,
+            artist_years=artist_years,
+            embedding=self.projection(token),
+            sound_embedding=self.sound_projection(pooled),
+            text_embedding=self.text_projection(hidden),
+            attention=attention_rollout(attentions),
+        )
+
+
+EraModel = AudioCNN | AudioArtMMC
+_CLASSES: dict[str, type[AudioCNN] | type[AudioArtMMC]] = {
+    model.name: model for model in (AudioCNN, AudioSUC, AudioArtMMC)
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """What it takes to build a model again, and how it came to be. Kept in the checkpoint's metadata."""
+
+    model: str
+    towers: tuple[str, ...] = ("tagger",)
+    prior_weight: float = 0.0
+    version: str = ""
+    training: dict[str, Any] = field(default_factory=dict)
+
+    def build(self) -> EraModel:
+        """A model with fresh weights. Raises ValueError for a name or tower that there is not."""
+        if self.model not in _CLASSES or not self.towers or not set(self.towers) <= set(TOWERS):
+            raise ValueError(f"There is no model {self.model} with the towers {', '.join(self.towers)}.")
+        if self.model == AudioArtMMC.name:
+            return AudioArtMMC(self.towers, self.prior_weight)
+        return _CLASSES[self.model](self.towers)
+
+
+def save_checkpoint(model: nn.Module, config: Config, path: Path) -> None:
+    """Weights as float16 safetensors, with the config as JSON in the metadata."""
+    tensors = {}
+    for name, tensor in model.state_dict().items():
+        half = tensor.detach().cpu().contiguous()
+        if half.is_floating_point():
+            half = half.clamp(-65504, 65504).half()
+        tensors[name] = half
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path, {"config": json.dumps(asdict(config))})
+
+
+def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> tuple[EraModel, Config]:
+    """The model, in float32 and ready to answer, and its config.
+
+    Raises FileNotFoundError, or ValueError for a file that is no checkpoint of this project.
+    """
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata() or {}
+        if "config" not in metadata:
+            raise ValueError(f"{path.name} is not a checkpoint of erarec.")
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    raw = json.loads(metadata["config"])
+    config = Config(**{**raw, "towers": tuple(raw["towers"])})
+    model = config.build()
+    model.load_state_dict({n: t.float() if t.is_floating_point() else t for n, t in tensors.items()})
+    return model.to(device).eval(), config
+
+
+def no_words(count: int, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    """Text inputs of recordings whose artist is not known."""
+    return {
+        "words": torch.zeros(count, 1, TEXT_WIDTH, device=device),
+        "word_years": torch.full((count, 1, 2), -1, dtype=torch.int64, device=device),
+        "words_present": torch.zeros(count, 1, dtype=torch.bool, device=device),
+    }

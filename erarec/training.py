@@ -1,0 +1,458 @@
+"""The training loop: first the artist side on songs, then both sides together on the clips.
+
+Every random number of an epoch follows from the seed and the epoch's number, so a run that was interrupted
+ends at the same weights as one that was not.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from erarec.audio import HOP, MEL_FRAMES, SAMPLE_RATE
+from erarec.clips import DAMAGED_COPIES, Biographies, Clip, Features, Song
+from erarec.encoders import CnnTower, TaggerTower
+from erarec.losses import EraContrastiveLoss, MaximumLikelihoodLoss, MultimodalContrastiveLoss
+from erarec.models import AudioArtMMC, AudioSUC, Config, EraModel, Inputs
+from erarec.years import decade, era, target_distribution
+
+TRAINING_HEARINGS = ("clean", *(f"anything-{copy}" for copy in range(DAMAGED_COPIES)))
+SONG_SIGMA = 1.5  # years: songs' years are exact, so their targets are narrower
+DECIBEL = np.log(10) / 10  # of power, in the natural logarithm of the mels
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides how a model is trained, with the defaults of the shipped ones."""
+
+    model: str
+    towers: tuple[str, ...] = ("tagger",)
+    epochs: int = 60
+    batch_size: int = 128
+    excerpts: int = 8  # of a clip at most in one batch, drawn at random
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.05
+    clean: float = 0.5  # share of the clips that are heard undamaged
+    alpha: float = 0.2  # weight of L_EC
+    beta: float = 0.2  # weight of L_MMC
+    temperature: float = 0.1
+    artist_epochs: int = 3
+    artist_batch_size: int = 256
+    artist_rate: float = 0.2  # learning rate of the pretrained text side, relative to the rest
+    without_text: float = 0.3  # modality dropout
+    without_sound: float = 0.15
+    prior_weight: float = 0.0
+    seed: int = 0
+
+
+def default_settings(model: str, seed: int = 0) -> Settings:
+    """How the shipped checkpoint of this name was trained."""
+    if model == "audio-cnn":
+        return Settings(model, ("cnn",), epochs=24, batch_size=64, excerpts=2, seed=seed)
+    if model == "audioart-mmc":
+        return Settings(model, epochs=30, learning_rate=1e-3, seed=seed)
+    return Settings(model, seed=seed)
+
+
+def train(
+    clips: Sequence[Clip],
+    features: dict[str, Features],
+    settings: Settings,
+    members: np.ndarray | None = None,
+    biographies: Biographies | None = None,
+    songs: Sequence[Song] = (),
+    state: Path | None = None,
+    device: str = "auto",
+    mixed_precision: str = "no",
+) -> tuple[EraModel, Config]:
+    """Train one model.
+
+    Args:
+        clips, features: the manifest's clips, and their features in each of TRAINING_HEARINGS.
+        members: [N] bool, the clips to train on (all if None). Songs by artists of the others are left out.
+        biographies, songs: for a model that reads.
+        state: a folder for the state after each epoch, from which an interrupted run goes on.
+        device: "auto", "cpu", "cuda" or "mps".
+
+    Returns the trained model on the CPU, ready to answer, and its config.
+    """
+    members = np.ones(len(clips), bool) if members is None else members
+    readable = np.diff(features["clean"].first) > 0
+    train_clips = np.flatnonzero(members & readable)
+    if not len(train_clips):
+        raise ValueError("There is no readable clip to train on.")
+    torch.manual_seed(settings.seed)
+    config = Config(settings.model, settings.towers, settings.prior_weight, training=asdict(settings))
+    model = config.build()
+    labels = Labels.of(clips)
+    weights = balanced_weights(clips, train_clips)
+    _fit_standardisation(model, features["clean"], train_clips)
+
+    accelerator = Accelerator(cpu=device == "cpu", mixed_precision=mixed_precision)
+    if device not in ("auto", accelerator.device.type):
+        raise ValueError(f"There is no device {device} here.")
+    if isinstance(model, AudioArtMMC):
+        if biographies is None:
+            raise ValueError(f"{settings.model} is trained with biographies.")
+        prior = (weights[:, None] * labels.target[train_clips]).sum(0)
+        model.log_prior.copy_(torch.from_numpy(np.log(prior + 1e-4)))
+        held_out = {clips[clip].artist_key for clip in np.flatnonzero(~members)}
+        allowed = np.array([song.artist_key not in held_out for song in songs], bool)
+        _fit_artist_side(accelerator, model, songs, allowed, biographies, settings, state)
+
+    batches = ClipBatches(labels, features, train_clips, weights, settings, biographies)
+    _fit(
+        accelerator,
+        model,
+        batches,
+        ClipLoss(settings),
+        epochs=settings.epochs,
+        groups=_parameter_groups(model, settings),
+        settings=settings,
+        state=state / "clips" if state else None,
+        title=settings.model,
+    )
+    return accelerator.unwrap_model(model).cpu().eval(), config
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What is known of each clip, as arrays. target: [N, 140]; eras, artists: [N] int64."""
+
+    target: np.ndarray
+    eras: np.ndarray
+    artists: np.ndarray
+
+    @classmethod
+    def of(cls, clips: Sequence[Clip]) -> "Labels":
+        lo, hi = np.array([c.year_lo for c in clips]), np.array([c.year_hi for c in clips])
+        _, artists = np.unique([clip.artist_key for clip in clips], return_inverse=True)
+        return cls(target_distribution(lo, hi), era((lo + hi) / 2), artists)
+
+
+def balanced_weights(clips: Sequence[Clip], members: np.ndarray) -> np.ndarray:
+    """Sampling weights: the square root of each decade's inverse frequency. Shape: [M] -> [M], sum 1."""
+    decades = np.array([decade(clips[clip].year) for clip in members])
+    _, index, counts = np.unique(decades, return_inverse=True, return_counts=True)
+    weights = counts[index] ** -0.5
+    return weights / weights.sum()
+
+
+class ClipBatches:
+    """Batches of clips: which, how heard, which excerpts, which biography.
+
+    One epoch draws as many clips as there are, with replacement, by their weights.
+    """
+
+    def __init__(
+        self,
+        labels: Labels,
+        features: dict[str, Features],
+        members: np.ndarray,
+        weights: np.ndarray,
+        settings: Settings,
+        biographies: Biographies | None,
+    ) -> None:
+        self.labels, self.features, self.members, self.weights = labels, features, members, weights
+        self.settings, self.biographies = settings, biographies
+        self.damaged = [hearing for hearing in features if hearing.startswith("anything-")]
+
+    def __len__(self) -> int:
+        return -(-len(self.members) // self.settings.batch_size)
+
+    def epoch(self, rng: np.random.Generator) -> Iterator[tuple[Inputs, dict[str, Tensor]]]:
+        drawn = rng.choice(self.members, len(self.members), p=self.weights)
+        for batch in np.array_split(drawn, len(self)):
+            yield self.batch(batch, rng), self.targets(batch)
+
+    def targets(self, clips: np.ndarray) -> dict[str, Tensor]:
+        labels = self.labels
+        return {
+            "target": torch.from_numpy(labels.target[clips]),
+            "eras": torch.from_numpy(labels.eras[clips]),
+            "artists": torch.from_numpy(labels.artists[clips]),
+        }
+
+    def batch(self, clips: np.ndarray, rng: np.random.Generator) -> Inputs:
+        settings = self.settings
+        clean = (rng.random(len(clips)) < settings.clean) | (not self.damaged)
+        hearings = [
+            "clean" if is_clean else self.damaged[rng.integers(len(self.damaged))] for is_clean in clean
+        ]
+        excerpts = []
+        for clip, hearing in zip(clips, hearings, strict=True):
+            span = self.features[hearing].of(clip)
+            count = min(settings.excerpts, span.stop - span.start)
+            excerpts.append(span.start + rng.permutation(span.stop - span.start)[:count])
+        inputs = gather(self.features, hearings, excerpts, settings.towers)
+        if inputs.mel is not None:
+            inputs.mel = augment_mel(inputs.mel, rng)
+        if self.biographies is not None:
+            texts = self.biographies.draw(rng, clips)
+            chance = rng.random(len(clips))
+            texts = np.where(chance < settings.without_text, -1, texts)
+            # A row must keep something: sound goes only where there is text.
+            deaf = torch.from_numpy((chance > 1 - settings.without_sound) & (texts >= 0))
+            inputs.present[deaf] = False
+            vars(inputs).update(self.biographies.table.batch(texts))
+        return inputs
+
+
+def gather(
+    features: dict[str, Features],
+    hearings: Sequence[str],
+    excerpts: Sequence[np.ndarray],
+    towers: Sequence[str],
+) -> Inputs:
+    """Inputs of some clips, each heard in its own way, from the excerpts given by index."""
+    longest = max(len(rows) for rows in excerpts)
+    present = np.arange(longest) < np.array([len(rows) for rows in excerpts])[:, None]
+    seconds = np.zeros(present.shape, np.float32)
+    arrays: dict[str, np.ndarray] = {}
+    for tower, name in (("tagger", "tagger"), ("cnn", "mel")):
+        if tower in towers:
+            shape = getattr(features["clean" if "clean" in features else hearings[0]], name).shape[1:]
+            arrays[name] = np.zeros((*present.shape, *shape), np.float32)
+    for n, (hearing, rows) in enumerate(zip(hearings, excerpts, strict=True)):
+        seconds[n, : len(rows)] = features[hearing].seconds[rows]
+        for name, array in arrays.items():
+            array[n, : len(rows)] = getattr(features[hearing], name)[rows]
+    return Inputs(
+        present=torch.from_numpy(present),
+        frames=torch.from_numpy(mel_frames(seconds)),
+        **{name: torch.from_numpy(array) for name, array in arrays.items()},
+    )
+
+
+def mel_frames(seconds: np.ndarray) -> np.ndarray:
+    """How many of an excerpt's 130 mel frames hear sound. Shape: [...] seconds -> [...] int64."""
+    return np.clip(np.ceil(seconds * SAMPLE_RATE / HOP), 1, MEL_FRAMES).astype(np.int64)
+
+
+def augment_mel(mel: Tensor, rng: np.random.Generator) -> Tensor:
+    """Fresh damage in the spectrogram itself: another level and equaliser, one band and one stretch masked.
+
+    A gain that varies slowly over frequency only adds to a log-mel, so this costs next to nothing; rooms,
+    noise and codecs come from the cached copies. Source of the masks: SpecAugment, arXiv 1904.08779.
+
+    Shape: [N, E, 224, 130] -> the same.
+    """
+    n, excerpts, bands, frames = mel.shape
+    points = rng.normal(0, 3 * DECIBEL, (n, 1, 8))
+    places = np.linspace(0, 7, bands)
+    low = np.minimum(places.astype(int), 6)
+    curve = points[..., low] * (low + 1 - places) + points[..., low + 1] * (places - low)
+    level = rng.uniform(-6, 2, (n, 1, 1)) * DECIBEL
+    mel = mel + torch.from_numpy((curve + level).astype(np.float32))[..., None]
+    first = torch.from_numpy(rng.integers(0, bands, (n, excerpts, 1)))
+    index = torch.arange(bands)
+    band = (index >= first) & (index < first + torch.from_numpy(rng.integers(0, 32, (n, excerpts, 1))))
+    first = torch.from_numpy(rng.integers(0, frames, (n, excerpts, 1)))
+    index = torch.arange(frames)
+    time = (index >= first) & (index < first + torch.from_numpy(rng.integers(0, 32, (n, excerpts, 1))))
+    hidden = band[..., None] | time[..., None, :]
+    return torch.where(hidden, mel.mean((2, 3), keepdim=True), mel)
+
+
+class ClipLoss:
+    """L = L_MLE + alpha L_EC + beta L_MMC, and L_MLE of each modality's own head."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.likelihood = MaximumLikelihoodLoss()
+        self.era = EraContrastiveLoss(settings.temperature)
+        self.multimodal = MultimodalContrastiveLoss(settings.temperature)
+
+    def __call__(self, model: nn.Module, inputs: Inputs, labels: dict[str, Tensor]) -> dict[str, Tensor]:
+        settings, outputs, target = self.settings, model(inputs), labels["target"]
+        losses = {"MLE": self.likelihood(outputs.years, target)}
+        if settings.model == AudioSUC.name or settings.model == AudioArtMMC.name:
+            losses["EC"] = settings.alpha * self.era(outputs.embedding, labels["eras"])
+        if settings.model == AudioArtMMC.name:
+            has_sound, has_text = inputs.present.any(1), inputs.words_present.any(1)
+            both = has_sound & has_text
+            losses["MLE sound"] = self._of_some(outputs.sound_years, target, has_sound)
+            losses["MLE artist"] = self._of_some(outputs.artist_years, target, has_text)
+            losses["MMC"] = settings.beta * self.multimodal(
+                outputs.text_embedding, outputs.sound_embedding, labels["eras"], labels["artists"], both
+            )
+        return losses
+
+    def _of_some(self, years: Tensor, target: Tensor, there: Tensor) -> Tensor:
+        return self.likelihood(years[there], target[there]) if there.any() else years.sum() * 0
+
+
+class SongBatches:
+    """Batches of songs' biographies and years; artists with many songs do not drown the others."""
+
+    def __init__(
+        self, songs: Sequence[Song], allowed: np.ndarray, biographies: Biographies, batch_size: int
+    ) -> None:
+        readable = (biographies.song_composed >= 0).any(1) | (biographies.song_leads >= 0).any(1)
+        self.members = np.flatnonzero(allowed & readable)
+        years = np.array([song.year for song in songs])
+        self.target = target_distribution(years, years, SONG_SIGMA)
+        _, index, counts = np.unique(
+            [songs[song].artist_key for song in self.members], return_inverse=True, return_counts=True
+        )
+        weights = counts[index] ** -0.5
+        self.weights = weights / weights.sum()
+        self.biographies, self.batch_size = biographies, batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.members) // self.batch_size)
+
+    def epoch(self, rng: np.random.Generator) -> Iterator[tuple[Inputs, dict[str, Tensor]]]:
+        drawn = rng.choice(self.members, len(self.members), p=self.weights)
+        for batch in np.array_split(drawn, len(self)):
+            texts = self.biographies.draw(rng, batch, of_songs=True)
+            batch, texts = batch[texts >= 0], texts[texts >= 0]
+            inputs = Inputs(
+                torch.zeros(len(batch), 0, dtype=torch.bool), **self.biographies.table.batch(texts)
+            )
+            yield inputs, {"target": torch.from_numpy(self.target[batch])}
+
+
+def _fit_artist_side(
+    accelerator: Accelerator,
+    model: AudioArtMMC,
+    songs: Sequence[Song],
+    allowed: np.ndarray,
+    biographies: Biographies,
+    settings: Settings,
+    state: Path | None,
+) -> None:
+    if not len(songs) or not settings.artist_epochs:
+        return
+    likelihood = MaximumLikelihoodLoss()
+
+    def loss(model: nn.Module, inputs: Inputs, labels: dict[str, Tensor]) -> dict[str, Tensor]:
+        side = accelerator.unwrap_model(model)
+        _, _, logits = side.artist(inputs.words, inputs.word_years, inputs.words_present)
+        return {"MLE artist": likelihood(logits, labels["target"])}
+
+    parts = [model.text_encoder, model.artist_head]
+    _fit(
+        accelerator,
+        model,
+        SongBatches(songs, allowed, biographies, settings.artist_batch_size),
+        loss,
+        epochs=settings.artist_epochs,
+        groups=[{"params": [p for part in parts for p in part.parameters()], "lr": settings.learning_rate}],
+        settings=settings,
+        state=state / "artist" if state else None,
+        title="artist side",
+    )
+
+
+def _parameter_groups(model: EraModel, settings: Settings) -> list[dict]:
+    text, rest = [], []
+    for name, parameter in model.named_parameters():
+        (text if name.startswith(("text_encoder", "artist_head")) else rest).append(parameter)
+    groups = [{"params": rest, "lr": settings.learning_rate}]
+    if text:
+        groups.append({"params": text, "lr": settings.learning_rate * settings.artist_rate})
+    return groups
+
+
+def _fit(
+    accelerator: Accelerator,
+    model: nn.Module,
+    batches: ClipBatches | SongBatches,
+    losses_of: Callable[[nn.Module, Inputs, dict[str, Tensor]], dict[str, Tensor]],
+    epochs: int,
+    groups: list[dict],
+    settings: Settings,
+    state: Path | None,
+    title: str,
+) -> None:
+    """The loop: AdamW on a one-cycle schedule, its state kept after each epoch."""
+    optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, [group["lr"] for group in groups], total_steps=epochs * len(batches)
+    )
+    run, optimizer = accelerator.prepare(model, optimizer)
+    done = _load_state(accelerator, run, optimizer, schedule, state)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[losses]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, disable=not accelerator.is_main_process) as progress:
+        bar = progress.add_task(title, total=epochs * len(batches), completed=done * len(batches), losses="")
+        run.train()
+        for epoch in range(done, epochs):
+            rng = np.random.default_rng([settings.seed, epoch])
+            torch.manual_seed(settings.seed * 100_003 + epoch)
+            sums: dict[str, float] = {}
+            for step, (inputs, labels) in enumerate(batches.epoch(rng), 1):
+                inputs = inputs.to(accelerator.device)
+                labels = {name: tensor.to(accelerator.device) for name, tensor in labels.items()}
+                with accelerator.autocast():
+                    losses = losses_of(run, inputs, labels)
+                loss = torch.stack(list(losses.values())).sum()
+                accelerator.backward(loss)
+                accelerator.clip_grad_norm_(run.parameters(), 5.0)
+                optimizer.step()
+                schedule.step()
+                optimizer.zero_grad()
+                for name, value in losses.items():
+                    sums[name] = sums.get(name, 0.0) + value.item()
+                text = "  ".join(f"{name} {value / step:.3f}" for name, value in sums.items())
+                progress.update(bar, advance=1, losses=f"epoch {epoch + 1}/{epochs}  {text}")
+            if accelerator.is_main_process:
+                _save_state(accelerator.unwrap_model(run), optimizer, schedule, epoch + 1, state)
+    model.load_state_dict(accelerator.unwrap_model(run).state_dict())
+
+
+def _save_state(model: nn.Module, optimizer, schedule, epochs_done: int, folder: Path | None) -> None:
+    if folder is None:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = {
+        "epochs": epochs_done,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "schedule": schedule.state_dict(),
+    }
+    torch.save(parts, folder / "state.new")
+    (folder / "state.new").replace(folder / "state")  # an interruption leaves the old one or the new one
+
+
+def _load_state(accelerator: Accelerator, model: nn.Module, optimizer, schedule, folder: Path | None) -> int:
+    """Bring back the state after the last whole epoch; returns how many there were."""
+    if folder is None or not (folder / "state").exists():
+        return 0
+    parts = torch.load(folder / "state", map_location=accelerator.device, weights_only=True)
+    accelerator.unwrap_model(model).load_state_dict(parts["model"])
+    optimizer.load_state_dict(parts["optimizer"])
+    schedule.load_state_dict(parts["schedule"])
+    return parts["epochs"]
+
+
+def _fit_standardisation(model: EraModel, clean: Features, members: np.ndarray) -> None:
+    """Mean and deviation of what each tower reads, over the training clips' excerpts."""
+    rows = np.concatenate([np.arange(clean.first[clip], clean.first[clip + 1]) for clip in members])
+    for name, tower in model.sound_encoder.towers.items():
+        if isinstance(tower, TaggerTower):
+            values = clean.tagger[rows].astype(np.float32)
+            mean, deviation = values.mean(0), values.std(0)
+        elif isinstance(tower, CnnTower):
+            values = clean.mel[rows[:: max(1, len(rows) // 4000)]].astype(np.float32)
+            mean, deviation = values.mean((0, 2)), values.std((0, 2))
+        else:
+            raise TypeError(f"There is no way to standardise {name}.")
+        tower.mean.copy_(torch.from_numpy(mean))
+        tower.deviation.copy_(torch.from_numpy(deviation + 1e-4))
+
+
+def clear_state(state: Path) -> None:
+    """Remove what an interrupted run had left, once it is finished."""
+    shutil.rmtree(state, ignore_errors=True)
