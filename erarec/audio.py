@@ -1,5 +1,6 @@
 """From any file to three-second excerpts, and from excerpts to the spectrograms the two towers read."""
 
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -91,12 +92,13 @@ def excerpt_starts(duration: float) -> np.ndarray:
     return np.linspace(0.0, max(0.0, duration - EXCERPT_SECONDS), count)
 
 
-def cut_excerpts(sound: np.ndarray) -> Excerpts:
+def cut_excerpts(sound: np.ndarray, sample_rate: int = SAMPLE_RATE) -> Excerpts:
     """Excerpts of a whole recording that is in memory.
 
-    Shape: [samples] float32 at 22,050 Hz.
+    Shape: [samples] or [samples, channels] float, at ``sample_rate`` Hz.
     Raises UnusableAudio when it is shorter than a second, or silent.
     """
+    sound = _resample(sound.reshape(len(sound), -1), sample_rate)
     duration = len(sound) / SAMPLE_RATE
     starts = excerpt_starts(duration)
     firsts = (starts * SAMPLE_RATE).round().astype(int)
@@ -127,12 +129,12 @@ def read_excerpts(path: str | Path) -> Excerpts:
 
 
 def _excerpts_by_soundfile(path: Path) -> Excerpts:
-    with soundfile.SoundFile(path) as file:
+    with soundfile.SoundFile(os.fsencode(path)) as file:  # names need not be UTF-8
         rate = file.samplerate
         # A damaged header may promise any length; what can't be read is left out below.
         duration = file.frames / rate
         if duration <= WHOLE_SECONDS:
-            return cut_excerpts(_resample(file.read(dtype="float32", always_2d=True), rate))
+            return cut_excerpts(file.read(dtype="float32", always_2d=True), rate)
         starts, pieces = [], []
         for start in excerpt_starts(duration):
             try:
@@ -149,18 +151,18 @@ def _excerpts_by_soundfile(path: Path) -> Excerpts:
 
 
 def _excerpts_by_ffmpeg(path: Path) -> Excerpts:
-    with av.open(str(path)) as container:
+    with path.open("rb") as raw, av.open(raw) as container:
         if not container.streams.audio:
             raise UnusableAudio(f"{path.name} has no sound in it.")
         duration = _duration(container)
     if duration <= WHOLE_SECONDS:
-        with av.open(str(path)) as container:
+        with path.open("rb") as raw, av.open(raw) as container:
             rate, blocks = _stream(container, 0.0, WHOLE_SECONDS + EXCERPT_SECONDS)
         if not blocks:
             raise UnusableAudio(f"{path.name} has no sound in it.")
-        return cut_excerpts(_resample(np.concatenate(blocks), rate))
+        return cut_excerpts(np.concatenate(blocks), rate)
     starts, pieces = [], []
-    with av.open(str(path)) as container:
+    with path.open("rb") as raw, av.open(raw) as container:
         for start in excerpt_starts(duration):
             container.seek(int(start * av.time_base))
             rate, blocks = _stream(container, start, start + EXCERPT_SECONDS)
@@ -223,7 +225,7 @@ def _frames(
 def _resample(samples: np.ndarray, rate: int) -> np.ndarray:
     """Average the channels and resample. Shape: [samples, channels] -> [samples] float32 at 22,050 Hz."""
     mono = np.nan_to_num(samples.mean(axis=1, dtype=np.float32), posinf=0.0, neginf=0.0)
-    return soxr.resample(mono, rate, SAMPLE_RATE) if len(mono) else mono
+    return soxr.resample(mono, rate, SAMPLE_RATE) if len(mono) and rate != SAMPLE_RATE else mono
 
 
 def _assemble(pieces: list[np.ndarray], starts: np.ndarray, duration: float) -> Excerpts:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.progress import track
+from torch import Tensor
 
 from erarec.artist import ArtistLibrary, compose_biography
 from erarec.audio import (
@@ -39,6 +40,9 @@ from erarec.years import FIRST_YEAR, LAST_YEAR
 
 FOLDS = 5
 DAMAGED_COPIES = 3  # of each clip, in training
+MANIFEST_COLUMNS = {
+    "id", "file", "source", "artist", "title", "artist_key", "year_lo", "year_hi", "scored", "fold"
+}  # fmt: skip
 CACHE_VERSION = 1  # raised when what is kept here would come out otherwise
 
 
@@ -273,10 +277,18 @@ class Hearing:
         """Shape: [E, 66150] float32 at 22,050 Hz -> [E, 224, 130] float32."""
         return self.log_mel(torch.from_numpy(sound).to(self.device)).cpu().numpy()
 
-    @torch.inference_mode()
     def tagger(self, sound: np.ndarray, seconds: np.ndarray) -> np.ndarray:
         """Shape: [E, 66150] float32 at 22,050 Hz, [E] seconds of it -> [E, 1756] float32."""
-        mel = self.tagger_mel(torch.from_numpy(tagger_sound(sound)).to(self.device))[:, :TAGGER_FRAMES]
+        return self.tags(self.tagger_spectrogram(sound), seconds)
+
+    @torch.inference_mode()
+    def tagger_spectrogram(self, sound: np.ndarray) -> Tensor:
+        """Shape: [E, 66150] float32 at 22,050 Hz -> [E, 187, 96] float32, on the device."""
+        return self.tagger_mel(torch.from_numpy(tagger_sound(sound)).to(self.device))[:, :TAGGER_FRAMES]
+
+    @torch.inference_mode()
+    def tags(self, mel: Tensor, seconds: np.ndarray) -> np.ndarray:
+        """Shape: [E, 187, 96] float32, [E] seconds of sound in each -> [E, 1756] float32."""
         frames = torch.from_numpy(tagger_frames(seconds)).to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             return self.network(mel, frames).float().cpu().numpy()
@@ -323,7 +335,7 @@ class TextTable:
             np.concatenate([[0], np.cumsum(lengths)]),
         )
 
-    def batch(self, texts: np.ndarray) -> dict[str, torch.Tensor]:
+    def batch(self, texts: np.ndarray) -> dict[str, Tensor]:
         """Inputs of some texts, by index; -1 stands for no text.
 
         Shape: [N] int -> words [N, T, 384] float32, word_years [N, T, 2] int64, words_present [N, T] bool.
@@ -373,7 +385,8 @@ class Biographies:
 
     Attributes:
         table: all texts.
-        whole: [N] int64, each clip's biography as a prediction would compose it, -1 where the artist is unknown.
+        whole: [N] int64, each clip's biography as a prediction would compose it, -1 where there is
+            no such artist.
         composed: [N, V] int64, the same with facts dropped at random, -1 where nothing is left.
         leads: [N, 2] int64, the artist's lead with and without its years, -1 where there is none.
         song_composed: [M, V], song_leads: [M, 2], the same for songs.

@@ -19,7 +19,7 @@ Generator = np.random.Generator
 
 
 def band_limit(sound: np.ndarray, low: float | None, high: float | None) -> np.ndarray:
-    """Fourth-order Butterworth high-pass at ``low`` Hz and low-pass at ``high`` Hz. Shape: [E, S] -> [E, S]."""
+    """Fourth-order Butterworth high-pass at ``low`` and low-pass at ``high`` Hz. Shape: [E, S] -> same."""
     if low is not None:
         sound = signal.sosfilt(signal.butter(4, low, "highpass", fs=SAMPLE_RATE, output="sos"), sound)
     if high is not None:
@@ -77,9 +77,7 @@ def encode(sound: np.ndarray, codec: str, bits_per_second: int) -> np.ndarray:
         stream = container.add_stream(codec, rate=rate, layout="mono")
         stream.bit_rate = bits_per_second
         if codec == "mp3":
-            stream.options = {
-                "compression_level": "7"
-            }  # LAME's fast mode; its default takes most of the time
+            stream.options = {"compression_level": "7"}  # LAME's fast mode
         frame = av.AudioFrame.from_ndarray(samples[None].astype(np.float32), format="fltp", layout="mono")
         frame.sample_rate = rate
         fifo = av.AudioFifo()

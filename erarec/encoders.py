@@ -15,7 +15,15 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from erarec.artist import split_sentences, year_mentions
-from erarec.audio import MEL_BANDS, TAGGER_FRAMES, TAGGER_HOP, TAGGER_SAMPLE_RATE
+from erarec.audio import (
+    HOP,
+    MEL_BANDS,
+    MEL_FRAMES,
+    SAMPLE_RATE,
+    TAGGER_FRAMES,
+    TAGGER_HOP,
+    TAGGER_SAMPLE_RATE,
+)
 from erarec.years import DECADES, FIRST_YEAR, YEARS
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -188,6 +196,11 @@ class Tagger(nn.Module):
 def tagger_frames(seconds: np.ndarray) -> np.ndarray:
     """How many of the tagger's 187 frames hear sound. Shape: [E] float seconds -> [E] int64."""
     return np.clip(np.ceil(seconds * TAGGER_SAMPLE_RATE / TAGGER_HOP), 1, TAGGER_FRAMES).astype(np.int64)
+
+
+def mel_frames(seconds: np.ndarray) -> np.ndarray:
+    """How many of an excerpt's 130 mel frames hear sound. Shape: [...] seconds -> [...] int64."""
+    return np.clip(np.ceil(seconds * SAMPLE_RATE / HOP), 1, MEL_FRAMES).astype(np.int64)
 
 
 class TaggerTower(nn.Module):
@@ -398,7 +411,10 @@ class MaskedSentence:
         self.ends = np.array([len(piece.text) for piece in pieces]).cumsum()
 
     def locate(self, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Mentioned years [T, 2] int16 and original characters [T, 2] int32 of tokens at [T, 2] characters."""
+        """Years mentioned [T, 2] int16 and original characters [T, 2] int32 of tokens.
+
+        Shape: offsets [T, 2] int, the tokens' characters in the masked text.
+        """
         years, spans = np.full((len(offsets), 2), -1, np.int16), np.zeros((len(offsets), 2), np.int32)
         for token, place in enumerate(np.searchsorted(self.ends, offsets[:, 0], side="right")):
             piece = self.pieces[place]

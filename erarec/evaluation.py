@@ -9,11 +9,26 @@ resample is then one row of counts times a table of sums, and a thousand of them
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import torch
 
+import erarec
 from erarec import years
+from erarec.clips import (
+    Clip,
+    FeatureCache,
+    Features,
+    TextTable,
+    build_biographies,
+    read_manifest,
+)
+from erarec.models import EraModel, gather, no_words
+
+if TYPE_CHECKING:
+    from erarec.prediction import EraRecognizer
 
 METRICS = {  # name: heading in a table
     "mae": "error, years",
@@ -279,3 +294,89 @@ def _summary(outcomes: np.ndarray, artists: Sequence[str] | np.ndarray, resample
     ece, eces = np.abs(value[len(MEANS) :]).sum(), np.abs(values[:, len(MEANS) :]).sum(-1)
     scores["ece"] = _interval(ece, np.maximum(eces - (eces.mean() - ece), 0))
     return {"n": len(outcomes)} | {name: scores[name] for name in METRICS}
+
+
+def answer_clips(
+    model: EraModel,
+    heard: Features,
+    table: TextTable | None = None,
+    texts: np.ndarray | None = None,
+    clips: np.ndarray | None = None,
+    with_sound: bool = True,
+    batch_size: int = 64,
+) -> tuple[np.ndarray, np.ndarray]:
+    """What a model says of many clips, from features that were computed before.
+
+    Args:
+        heard: the clips' features, in the hearing that is asked about.
+        table, texts: biographies, and [N] int64 which is each clip's, -1 for none; None for sound alone.
+        clips: which clips, by index; all if None.
+        with_sound: False asks the artist side alone.
+
+    Shape: -> probabilities [M, 140] float32 and embeddings [M, 64] float32, in the order of ``clips``. A clip
+    without excerpts (unreadable) and without a text gets what the model says of nothing.
+    """
+    device = next(model.parameters()).device
+    clips = np.arange(len(heard.first) - 1) if clips is None else clips
+    towers = tuple(model.sound_encoder.towers)
+    probabilities, embeddings = [], []
+    for first in range(0, len(clips), batch_size):
+        batch = clips[first : first + batch_size]
+        spans = [np.arange(heard.first[clip], heard.first[clip + 1]) for clip in batch]
+        inputs = gather({"clean": heard}, ["clean"] * len(batch), spans, towers)
+        inputs.present &= with_sound
+        if model.reads_text:
+            words = no_words(len(batch)) if table is None or texts is None else table.batch(texts[batch])
+            vars(inputs).update(words)
+        with torch.inference_mode():
+            outputs = model(inputs.to(device))
+        probabilities.append(outputs.years.exp().cpu().numpy())
+        embeddings.append(outputs.embedding.cpu().numpy())
+    return np.concatenate(probabilities), np.concatenate(embeddings)
+
+
+def evaluate_manifest(
+    recognizer: "EraRecognizer",
+    manifest: Path,
+    cache: FeatureCache,
+    sound_only: bool = False,
+    through: str = "clean",
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Evaluate a finished checkpoint: the JSON of ``erarec evaluate``, and one prediction a clip.
+
+    The artist's biography leaves one release within the clip's own years out. Clips that cannot be read are
+    named, and not scored. Raises ValueError for a manifest that cannot be used.
+    """
+    clips = read_manifest(manifest)
+    model = recognizer.model
+    heard = cache.features(clips, [through], with_mel="cnn" in recognizer.config.towers)[through]
+    readable = np.flatnonzero(np.diff(heard.first) > 0)
+    if not len(readable):
+        raise ValueError(f"None of the {len(clips)} clips of {manifest.name} can be read.")
+    table = texts = None
+    if recognizer.reader is not None and not sound_only:
+        biographies = build_biographies(clips, [], {}, recognizer.library, recognizer.reader, variants=0)
+        table, texts = biographies.table, biographies.whole
+    probabilities, _ = answer_clips(model, heard, table, texts, readable)
+    answered = [clips[clip] for clip in readable]
+    result = {
+        "model": recognizer.config.model,
+        "version": erarec.__version__,
+        "manifest": str(manifest),
+        "sound_only": sound_only or not model.reads_text,
+        "unreadable": [clip.id for clip in np.array(clips, object)[np.diff(heard.first) == 0]],
+        **report(answered, probabilities),
+    }
+    return result, [prediction_row(*pair) for pair in zip(answered, probabilities, strict=True)]
+
+
+def prediction_row(clip: Clip, probabilities: np.ndarray) -> dict[str, Any]:
+    """One line of ``--predictions``."""
+    decades = zip(years.DECADES, years.by_decade(probabilities), strict=True)
+    return {
+        "id": clip.id,
+        "year": int(years.best_year(probabilities)),
+        "interval": list(years.interval(probabilities)),
+        "true": [clip.year_lo, clip.year_hi],
+        "decades": {name: round(float(share), 5) for name, share in decades},
+    }

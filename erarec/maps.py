@@ -71,3 +71,31 @@ class EmbeddingMap:
         centre = int((distances @ weights).argmin())
         near = weights * (distances[centre] <= np.median(distances[centre]) + 1e-6)
         return (near @ places / near.sum()).astype(np.float32)
+
+
+def build_map(
+    embeddings: np.ndarray, artists: list[str], titles: list[str], years: np.ndarray, seed: int = 0
+) -> EmbeddingMap:
+    """Lay recordings out in two dimensions with UMAP (McInnes et al. 2018, arXiv 1802.03426).
+
+    Shape: embeddings [N, D] of length 1, years [N].
+    """
+    from umap import UMAP  # numba compiles for seconds, and only here is it needed
+
+    fit = UMAP(n_neighbors=min(15, len(embeddings) - 1), min_dist=0.1, metric="cosine", random_state=seed)
+    coordinates = np.asarray(fit.fit_transform(embeddings), np.float32)
+    return EmbeddingMap(
+        coordinates, embeddings.astype(np.float32), np.array(artists), np.array(titles), np.round(years)
+    )
+
+
+def neighbour_agreement(places: np.ndarray, decades: np.ndarray, count: int = 10) -> float:
+    """How often a recording's nearest neighbours are of its own decade.
+
+    Shape: places [N, D] (coordinates, or embeddings), decades [N] -> a share of 1.
+    """
+    squares = np.square(places).sum(1)
+    distance = squares[:, None] + squares[None] - 2 * places @ places.T
+    np.fill_diagonal(distance, np.inf)
+    nearest = np.argpartition(distance, count, axis=1)[:, :count]
+    return float((decades[nearest] == decades[:, None]).mean())

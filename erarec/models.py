@@ -1,17 +1,20 @@
 """The three models of the paper: encoders, heads, and the format of a checkpoint."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from erarec.encoders import TEXT_WIDTH, WIDTH, CnnTower, TaggerTower, TextEncoder
+from erarec.clips import Features
+from erarec.encoders import TEXT_WIDTH, WIDTH, CnnTower, TaggerTower, TextEncoder, mel_frames
 from erarec.fusion import Fusion, attention_rollout
 from erarec.years import YEAR_COUNT
 
@@ -76,12 +79,25 @@ class Projection(nn.Sequential):
         return F.normalize(super().forward(x).float(), dim=-1)
 
 
-class SoundEncoder(nn.Module):
-    """f_E: one token an excerpt and tower, and their average by learned weights.
+@dataclass
+class Sound:
+    """Encoded sound.
 
-    Shape: Inputs -> tokens [N, E * towers, 128], present [N, E * towers], pooled [N, 128],
-    weights [N, E * towers].
+    Attributes:
+        tokens: [N, E * towers, 128], all excerpts of the first tower, then of the second.
+        present: [N, E * towers] bool.
+        pooled: [N, 128], the tokens' average by learned weights.
+        weights: [N, E * towers], summing to 1; zeros where there is no sound.
     """
+
+    tokens: Tensor
+    present: Tensor
+    pooled: Tensor
+    weights: Tensor
+
+
+class SoundEncoder(nn.Module):
+    """f_E: one token an excerpt and tower, and their average by learned weights."""
 
     def __init__(self, towers: tuple[str, ...]) -> None:
         super().__init__()
@@ -90,7 +106,7 @@ class SoundEncoder(nn.Module):
         self.score = nn.Linear(WIDTH, 1)
         nn.init.zeros_(self.score.weight)
 
-    def forward(self, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(self, inputs: Inputs) -> Sound:
         present = inputs.present
         tokens = []
         for name, tower in self.towers.items():
@@ -105,13 +121,12 @@ class SoundEncoder(nn.Module):
         sound, present = torch.cat(tokens, 1), present.repeat(1, len(tokens))
         weights = _masked_softmax(self.score(sound).squeeze(-1), present)
         pooled = (weights[..., None] * sound).sum(1)
-        return sound, present, pooled, weights
+        return Sound(sound, present, pooled, weights)
 
 
 def _masked_softmax(scores: Tensor, present: Tensor) -> Tensor:
     """Softmax over what is there; zeros where nothing is. Shape: [N, L], [N, L] bool -> [N, L] float32."""
-    weights = scores.float().masked_fill(~present, -1e4).softmax(-1) * present
-    return weights
+    return scores.float().masked_fill(~present, -1e4).softmax(-1) * present
 
 
 class SoundHead(nn.Sequential):
@@ -157,9 +172,12 @@ class AudioCNN(nn.Module):
         self.projection = Projection()
 
     def forward(self, inputs: Inputs) -> Outputs:
-        _, _, pooled, weights = self.sound_encoder(inputs)
-        years = self.sound_head(pooled).float().log_softmax(-1)
-        return Outputs(years, years, self.projection(pooled), weights)
+        return self.answer(self.sound_encoder(inputs), inputs)
+
+    def answer(self, sound: Sound, inputs: Inputs) -> Outputs:
+        """From encoded sound to an answer; what each of ``inputs`` lacks is left out of it."""
+        years = self.sound_head(sound.pooled).float().log_softmax(-1)
+        return Outputs(years, years, self.projection(sound.pooled), sound.weights)
 
 
 class AudioSUC(AudioCNN):
@@ -201,12 +219,15 @@ class AudioArtMMC(nn.Module):
         return tokens, *self.artist_head(tokens, present)
 
     def forward(self, inputs: Inputs) -> Outputs:
-        sound, sound_present, pooled, _ = self.sound_encoder(inputs)
+        return self.answer(self.sound_encoder(inputs), inputs)
+
+    def answer(self, sound: Sound, inputs: Inputs) -> Outputs:
+        """From encoded sound to an answer; what each of ``inputs`` lacks is left out of it."""
         has_sound, has_text = inputs.present.any(1), inputs.words_present.any(1)
         text, hidden, artist_logits = self.artist(inputs.words, inputs.word_years, inputs.words_present)
-        sound_years = self.sound_head(pooled).float().log_softmax(-1)
+        sound_years = self.sound_head(sound.pooled).float().log_softmax(-1)
         artist_years = artist_logits.float().log_softmax(-1)
-        token, attentions = self.fusion(sound, sound_present, text, inputs.words_present)
+        token, attentions = self.fusion(sound.tokens, sound.present, text, inputs.words_present)
         product = sound_years * has_sound[:, None] + artist_years * has_text[:, None]
         product = product - self.prior_weight * self.log_prior * (has_sound & has_text)[:, None]
         years = (product + self.fused_years(token).float()).log_softmax(-1)
@@ -215,7 +236,7 @@ class AudioArtMMC(nn.Module):
             sound_years=sound_years,
             artist_years=artist_years,
             embedding=self.projection(token),
-            sound_embedding=self.sound_projection(pooled),
+            sound_embedding=self.sound_projection(sound.pooled),
             text_embedding=self.text_projection(hidden),
             attention=attention_rollout(attentions),
         )
@@ -273,6 +294,32 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> tuple[Era
     model = config.build()
     model.load_state_dict({n: t.float() if t.is_floating_point() else t for n, t in tensors.items()})
     return model.to(device).eval(), config
+
+
+def gather(
+    features: dict[str, Features],
+    hearings: Sequence[str],
+    excerpts: Sequence[np.ndarray],
+    towers: Sequence[str],
+) -> Inputs:
+    """Inputs of some clips, each heard in its own way, from the excerpts given by index."""
+    longest = max(len(rows) for rows in excerpts)
+    present = np.arange(longest) < np.array([len(rows) for rows in excerpts])[:, None]
+    seconds = np.zeros(present.shape, np.float32)
+    arrays: dict[str, np.ndarray] = {}
+    for tower, name in (("tagger", "tagger"), ("cnn", "mel")):
+        if tower in towers:
+            shape = getattr(features["clean" if "clean" in features else hearings[0]], name).shape[1:]
+            arrays[name] = np.zeros((*present.shape, *shape), np.float32)
+    for n, (hearing, rows) in enumerate(zip(hearings, excerpts, strict=True)):
+        seconds[n, : len(rows)] = features[hearing].seconds[rows]
+        for name, array in arrays.items():
+            array[n, : len(rows)] = getattr(features[hearing], name)[rows]
+    return Inputs(
+        present=torch.from_numpy(present),
+        frames=torch.from_numpy(mel_frames(seconds)),
+        **{name: torch.from_numpy(array) for name, array in arrays.items()},
+    )
 
 
 def no_words(count: int, device: torch.device | str = "cpu") -> dict[str, Tensor]:

@@ -1,7 +1,28 @@
 """From a file and an artist's name to an answer."""
 
 import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import erarec
+from erarec.artist import BIOGRAPHY_LIMIT, ArtistLibrary, clip_biography, compose_biography
+from erarec.audio import EXCERPT_SECONDS, Excerpts, UnusableAudio, cut_excerpts, read_excerpts
+from erarec.clips import Hearing
+from erarec.encoders import ASSETS, BiographyReader, TextTokens, mel_frames
+from erarec.maps import EmbeddingMap
+from erarec.models import Inputs, Sound, load_checkpoint, no_words
+from erarec.years import DECADES, YEARS, best_year, by_decade, interval
+
+__all__ = ["EraPrediction", "EraRecognizer", "UnusableAudio"]
+
+CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
+NEIGHBOURS = 10
 
 
 @dataclass(frozen=True)
@@ -49,3 +70,226 @@ class EraPrediction:
 
     def to_json(self, indent: int | None = None) -> str:
         return json.dumps(self.to_dict(), ensure_ascii=False, indent=indent)
+
+
+class EraRecognizer:
+    """A trained model with all that it takes to answer for a file.
+
+    Args:
+        model: one of :data:`erarec.MODELS`, or the path of a checkpoint.
+        device: "auto", "cpu", "cuda" or "mps".
+
+    Attributes:
+        library: the artists it knows. map: where known recordings lie, None where there is no map.
+
+    Raises:
+        ValueError: there is no such model or device.
+    """
+
+    def __init__(self, model: str = erarec.MODELS[0], device: str = "auto") -> None:
+        self.device = resolve_device(device)
+        path = CHECKPOINTS / f"{model}.safetensors" if model in erarec.MODELS else Path(model)
+        if not path.is_file():
+            raise ValueError(f"there is no model or checkpoint called {model}")
+        self.model, self.config = load_checkpoint(path, self.device)
+        self.hearing = Hearing(self.device)
+        self.library = ArtistLibrary.load()
+        self.reader = BiographyReader(self.device) if self.model.reads_text else None
+        map_path = ASSETS / f"map-{path.stem}.npz"
+        self.map = EmbeddingMap.load(map_path) if map_path.exists() else None
+
+    def predict(
+        self,
+        audio: str | Path | tuple[np.ndarray, int],
+        artist: str | None = None,
+        biography: str | None = None,
+    ) -> EraPrediction:
+        """Name the year of a recording.
+
+        Args:
+            audio: a file in any common format, or samples and their rate: ([samples] or [samples, channels]
+                float, Hz).
+            artist: who plays, as far as it is known; looked up in the library.
+            biography: some sentences about the artist, instead of the library's.
+
+        Raises:
+            UnusableAudio: there is nothing to hear; its text says why, in one sentence.
+        """
+        seconds: dict[str, float] = {}
+        with _timed(seconds, "decode"):
+            excerpts = read_excerpts(audio) if isinstance(audio, str | Path) else cut_excerpts(*audio)
+        about, notices = self._about(artist, biography)
+        if excerpts.duration < EXCERPT_SECONDS:
+            notices.append(f"Only {excerpts.duration:.1f} s of sound: a longer recording is surer.")
+        inputs = self._hear(excerpts, seconds)
+        tokens = None
+        with _timed(seconds, "text"), torch.inference_mode():
+            if self.reader is not None and about["biography"]:
+                tokens = self.reader.read(about["biography"], about["name"])
+        with _timed(seconds, "fusion"), torch.inference_mode():
+            outputs = self.model.answer(*self._modalities(self.model.sound_encoder(inputs), inputs, tokens))
+        log_years, embedding = outputs.years.cpu().numpy(), outputs.embedding[0].cpu().numpy()
+        attention = outputs.attention[0].cpu().numpy()
+        probabilities = np.exp(log_years.astype(np.float64))
+        probabilities /= probabilities.sum(-1, keepdims=True)
+        years = [int(year) for year in best_year(probabilities)]
+        both = probabilities[0]
+        with _timed(seconds, "map"):
+            place, neighbours = self._place(embedding)
+        heard = attention[: len(excerpts.starts) * len(self.config.towers)]
+        per_excerpt = heard.reshape(len(self.config.towers), -1).sum(0)
+        read = attention[len(heard) :]
+        return EraPrediction(
+            model=self.config.model,
+            version=erarec.__version__,
+            year=years[0],
+            interval=list(interval(both)),
+            years=YEARS.tolist(),
+            probabilities={
+                "sound": _rounded(probabilities[1]) if tokens else _rounded(both),
+                "artist": _rounded(probabilities[2]) if tokens else None,
+                "both": _rounded(both),
+            },
+            decades=dict(zip(DECADES, _rounded(by_decade(both)), strict=True)),
+            attention={"sound": float(per_excerpt.sum()), "artist": float(read.sum())},
+            sound_attention=[
+                {"start": float(start), "end": float(start + length), "share": float(share)}
+                for start, length, share in zip(excerpts.starts, excerpts.seconds, per_excerpt, strict=True)
+            ],
+            word_attention=_by_word(about["biography"] or "", tokens, read) if tokens else [],
+            shift_without={
+                "sound": abs(years[2] - years[0]) if tokens else None,
+                "artist": abs(years[1] - years[0]) if tokens else None,
+            },
+            artist=about,
+            embedding=[round(float(value), 6) for value in embedding],
+            map=place,
+            neighbours=neighbours,
+            notices=notices,
+            seconds={name: round(value, 4) for name, value in seconds.items()},
+        )
+
+    def _hear(self, excerpts: Excerpts, seconds: dict[str, float]) -> Inputs:
+        """A batch of one recording, with the time it took under "mel" and "sound"."""
+        with _timed(seconds, "mel"), torch.inference_mode():
+            tagger = "tagger" in self.config.towers
+            spectrogram = self.hearing.tagger_spectrogram(excerpts.sound) if tagger else None
+            mel = None
+            if "cnn" in self.config.towers:
+                mel = torch.from_numpy(self.hearing.mel(excerpts.sound))[None].to(self.device)
+        with _timed(seconds, "sound"), torch.inference_mode():
+            tags = None
+            if spectrogram is not None:
+                features = self.hearing.tags(spectrogram, excerpts.seconds)
+                tags = torch.from_numpy(features)[None].to(self.device)
+        return Inputs(
+            present=torch.ones(1, len(excerpts.starts), dtype=torch.bool, device=self.device),
+            tagger=tags,
+            mel=mel,
+            frames=torch.from_numpy(mel_frames(excerpts.seconds))[None].to(self.device),
+        )
+
+    def _modalities(self, sound: Sound, inputs: Inputs, tokens: TextTokens | None) -> tuple[Sound, Inputs]:
+        """Three times the same recording where there is text: all of it, sound alone, artist alone."""
+        if tokens is None:
+            if self.reader is not None:
+                vars(inputs).update(no_words(1, self.device))
+            return sound, inputs
+        hears = torch.tensor([True, True, False], device=self.device)[:, None]
+        reads = torch.tensor([True, False, True], device=self.device)[:, None]
+        words = torch.from_numpy(tokens.embeddings).float().to(self.device)
+        years = torch.from_numpy(tokens.years).long().to(self.device)
+        return (
+            Sound(
+                sound.tokens.expand(3, -1, -1),
+                sound.present & hears,
+                sound.pooled.expand(3, -1),
+                sound.weights.expand(3, -1),
+            ),
+            Inputs(
+                present=inputs.present & hears,
+                words=words.expand(3, -1, -1),
+                word_years=years.expand(3, -1, -1),
+                words_present=reads.expand(3, len(words)),
+            ),
+        )
+
+    def _about(self, artist: str | None, biography: str | None) -> tuple[dict[str, str | None], list[str]]:
+        """What will be read about the artist, and what the user should know of it."""
+        query, text = (artist or "").strip(), (biography or "").strip()
+        about: dict[str, str | None] = {"query": query[:200], "name": None, "match": "none"}
+        about |= {"biography": "", "source": "none"}
+        notices = []
+        if (query or text) and self.reader is None:
+            notices.append(f"{self.config.model} only listens: what is known of the artist is not used.")
+            return about, notices
+        if text:
+            if len(text) > BIOGRAPHY_LIMIT:
+                notices.append(
+                    f"The biography is long: only its first {BIOGRAPHY_LIMIT:,} characters are read."
+                )
+            about |= {"match": "biography", "biography": clip_biography(text), "source": "your text"}
+        elif query:
+            found = self.library.find(query)
+            if found.artist is None:
+                notices.append(
+                    f"No artist called {query[:80]} is known here: the answer is from the sound alone."
+                )
+                return about, notices
+            about |= {"name": found.artist.name, "match": found.match}
+            about |= {"biography": compose_biography(found.artist), "source": "library"}
+            if found.match == "fuzzy":
+                notices.append(f"Taken for {found.artist.name}.")
+            if not about["biography"]:
+                notices.append(f"Nothing is known here of {found.artist.name} but the name.")
+        return about, notices
+
+    def _place(self, embedding: np.ndarray) -> tuple[list[float], list[dict[str, str | int | float]]]:
+        if self.map is None:
+            return [], []
+        found, similarities = self.map.nearest(embedding, NEIGHBOURS)
+        neighbours: list[dict[str, str | int | float]] = [
+            {
+                "artist": str(self.map.artists[row]),
+                "title": str(self.map.titles[row]),
+                "year": int(self.map.years[row]),
+                "similarity": round(float(similarity), 4),
+            }
+            for row, similarity in zip(found, similarities, strict=True)
+        ]
+        return [round(float(value), 4) for value in self.map.place(embedding)], neighbours
+
+
+def resolve_device(device: str) -> torch.device:
+    """ "auto" is the GPU where there is one. Raises ValueError for a device that is not there."""
+    if device == "auto":
+        device = (
+            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        )
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(device, False):
+        raise ValueError(f"there is no device {device} here")
+    return torch.device(device)
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[name] = time.perf_counter() - start
+
+
+def _rounded(probabilities: np.ndarray) -> list[float]:
+    return [round(float(value), 6) for value in probabilities]
+
+
+def _by_word(text: str, tokens: TextTokens, shares: np.ndarray) -> list[dict[str, str | float]]:
+    """Shares of word pieces, added up to the words they are part of, in the order of the text."""
+    words: list[list] = []  # start, end, share
+    for (start, end), share in zip(tokens.spans, shares, strict=True):
+        if words and (start < words[-1][1] or start == words[-1][1] > 0):
+            words[-1][1] = max(words[-1][1], end)
+            words[-1][2] += float(share)
+        else:
+            words.append([start, end, float(share)])
+    return [{"word": text[start:end], "share": share} for start, end, share in words]

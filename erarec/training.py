@@ -15,7 +15,6 @@ from accelerate import Accelerator
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from erarec.audio import HOP, MEL_FRAMES, SAMPLE_RATE
 from erarec.clips import DAMAGED_COPIES, Biographies, Clip, Features, Song
 from erarec.encoders import CnnTower, TaggerTower
 from erarec.losses import EraContrastiveLoss, MaximumLikelihoodLoss, MultimodalContrastiveLoss
@@ -202,37 +201,6 @@ class ClipBatches:
             inputs.present[deaf] = False
             vars(inputs).update(self.biographies.table.batch(texts))
         return inputs
-
-
-def gather(
-    features: dict[str, Features],
-    hearings: Sequence[str],
-    excerpts: Sequence[np.ndarray],
-    towers: Sequence[str],
-) -> Inputs:
-    """Inputs of some clips, each heard in its own way, from the excerpts given by index."""
-    longest = max(len(rows) for rows in excerpts)
-    present = np.arange(longest) < np.array([len(rows) for rows in excerpts])[:, None]
-    seconds = np.zeros(present.shape, np.float32)
-    arrays: dict[str, np.ndarray] = {}
-    for tower, name in (("tagger", "tagger"), ("cnn", "mel")):
-        if tower in towers:
-            shape = getattr(features["clean" if "clean" in features else hearings[0]], name).shape[1:]
-            arrays[name] = np.zeros((*present.shape, *shape), np.float32)
-    for n, (hearing, rows) in enumerate(zip(hearings, excerpts, strict=True)):
-        seconds[n, : len(rows)] = features[hearing].seconds[rows]
-        for name, array in arrays.items():
-            array[n, : len(rows)] = getattr(features[hearing], name)[rows]
-    return Inputs(
-        present=torch.from_numpy(present),
-        frames=torch.from_numpy(mel_frames(seconds)),
-        **{name: torch.from_numpy(array) for name, array in arrays.items()},
-    )
-
-
-def mel_frames(seconds: np.ndarray) -> np.ndarray:
-    """How many of an excerpt's 130 mel frames hear sound. Shape: [...] seconds -> [...] int64."""
-    return np.clip(np.ceil(seconds * SAMPLE_RATE / HOP), 1, MEL_FRAMES).astype(np.int64)
 
 
 def augment_mel(mel: Tensor, rng: np.random.Generator) -> Tensor:

@@ -47,11 +47,8 @@ def best_year(probabilities: np.ndarray) -> np.ndarray:
 
     Shape: [..., 140] -> [...] int64.
     """
-    padded = np.concatenate(
-        [np.zeros((*probabilities.shape[:-1], WINDOW + 1)), probabilities.astype(np.float64)]
-        + [np.zeros((*probabilities.shape[:-1], WINDOW))],
-        axis=-1,
-    )
+    sides = [(0, 0)] * (probabilities.ndim - 1) + [(WINDOW + 1, WINDOW)]
+    padded = np.pad(probabilities.astype(np.float64), sides)
     cumulative = padded.cumsum(-1)
     mass = cumulative[..., 2 * WINDOW + 1 :] - cumulative[..., : -(2 * WINDOW + 1)]
     return YEARS[(mass + 1e-9 * probabilities).argmax(-1)]
