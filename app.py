@@ -15,6 +15,7 @@ import gradio as gr
 import erarec
 from erarec import figures
 from erarec.artist import compose_biography
+from erarec.prediction import EraPrediction, UnusableAudio
 
 ASSETS = Path(__file__).parent / "assets"
 CACHE_SECONDS = 3600  # uploads and recordings are deleted after an hour
@@ -36,13 +37,13 @@ SCROLL_TO_ANSWER = """
 HINT = "Give me a recording, and I will name its year."
 NO_AUDIO = "There is no recording yet: upload one, or record some music with the microphone."
 
-DEFAULT_MODEL = "audioart-mmc"
+DEFAULT_MODEL = erarec.MODELS[0]
 recogniser = cache(erarec.load)
 
 
-def hear(audio: str | None, artist: str | None, biography: str | None, model: str) -> erarec.EraPrediction:
+def hear(audio: str | None, artist: str | None, biography: str | None, model: str) -> EraPrediction:
     if audio is None:
-        raise erarec.UnusableAudio(NO_AUDIO)
+        raise UnusableAudio(NO_AUDIO)
     return recogniser(model).predict(audio, artist=artist, biography=biography)
 
 
@@ -50,7 +51,7 @@ def predict(audio: str | None, artist: str | None, biography: str | None, model:
     """When a recording was made, by its sound and, if given, its artist: the JSON of EraPrediction."""
     try:
         return hear(audio, artist, biography, model).to_dict()
-    except erarec.UnusableAudio as problem:
+    except UnusableAudio as problem:
         raise gr.Error(str(problem), print_exception=False) from problem
 
 
@@ -58,7 +59,7 @@ def show(audio: str | None, artist: str | None, biography: str | None, model: st
     """What the right side shows, in the order of its components."""
     try:
         prediction = hear(audio, artist, biography, model)
-    except erarec.UnusableAudio as problem:
+    except UnusableAudio as problem:
         return (figures.message(str(problem), "problem"), *show_nothing(model))
     return (
         figures.answer(prediction),
@@ -137,6 +138,7 @@ def build() -> gr.Blocks:
                 )
                 with gr.Column(elem_id="artist-field"):
                     artist = gr.Textbox(
+                        value="",  # a default, so that clients of the API may leave it out
                         label="Artist (optional)",
                         placeholder="Start typing a name",
                         max_lines=1,
@@ -153,6 +155,7 @@ def build() -> gr.Blocks:
                 button = gr.Button("Name the year", variant="primary", size="lg", elem_id="predict-button")
                 with gr.Accordion("Another text about the artist") as biography_panel:
                     biography = gr.Textbox(
+                        value="",
                         label="Biography (optional)",
                         placeholder="Paste one here, and it is read instead of the library's.",
                         lines=4,

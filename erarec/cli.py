@@ -41,14 +41,36 @@ class Table(StrEnum):
     CSV = "csv"
 
 
-def _known_model(name: str) -> str:
+class Precision(StrEnum):
+    AUTO = "auto"
+    NO = "no"
+    BF16 = "bf16"
+    FP16 = "fp16"
+
+
+class Damage(StrEnum):  # the names of erarec.damage, which takes long to import
+    CLEAN = "clean"
+    PHONE = "phone"
+    LOW_PASS_4K = "low-pass-4k"
+    ANYTHING = "anything"
+
+
+NAMES = ", ".join(erarec.MODELS)
+
+
+def _model_name(name: str) -> str:
     if name not in erarec.MODELS:
-        _refuse(f"There is no model {name}; there are {', '.join(erarec.MODELS)}.")
+        _refuse(f"There is no model {name}; there are {NAMES}.")
     return name
 
 
+def _known_model(name: str) -> str:
+    return name if Path(name).suffix == ".safetensors" else _model_name(name)
+
+
+ModelNameOption = Annotated[str, typer.Option("--model", callback=_model_name, help=f"One of {NAMES}.")]
 ModelOption = Annotated[
-    str, typer.Option("--model", callback=_known_model, help=f"One of {', '.join(erarec.MODELS)}.")
+    str, typer.Option("--model", callback=_known_model, help=f"One of {NAMES}, or a checkpoint of your own.")
 ]
 DeviceOption = Annotated[Device, typer.Option("--device", help="What to compute on.")]
 
@@ -197,6 +219,153 @@ def manifest(
         writer.writeheader()
         writer.writerows(rows)
     _note(f"{out}: {len(rows)} recordings; {len(lines) - len(rows)} left out, without a year in their tags.")
+
+
+Manifest = Annotated[
+    Path, typer.Argument(metavar="MANIFEST", help="CSV of clips; files are relative to it. See manifest.")
+]
+CacheOption = Annotated[
+    Path | None, typer.Option(help="Folder to keep the clips' features in, for the next time.")
+]
+
+
+@app.command()
+def train(
+    manifest: Manifest,
+    out: Annotated[Path, typer.Option(help="Checkpoint to write, *.safetensors.")],
+    model: ModelNameOption = erarec.MODELS[0],
+    songs: Annotated[
+        Path | None, typer.Option(help="CSV of artist_key and year, for the artist side.")
+    ] = None,
+    leads: Annotated[
+        Path | None, typer.Option(help="JSON lines of artist_key and text: biographies that others wrote.")
+    ] = None,
+    towers: Annotated[
+        str | None, typer.Option(help="Sound encoders: cnn, tagger or cnn,tagger.", show_default=False)
+    ] = None,
+    fold: Annotated[int | None, typer.Option(help="Leave the clips of this fold out.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, show_default=False)] = None,
+    batch_size: Annotated[int | None, typer.Option(min=2, show_default=False)] = None,
+    learning_rate: Annotated[float | None, typer.Option(min=0, show_default=False)] = None,
+    alpha: Annotated[float | None, typer.Option(help="Weight of L_EC.", show_default=False)] = None,
+    beta: Annotated[float | None, typer.Option(help="Weight of L_MMC.", show_default=False)] = None,
+    seed: Annotated[int, typer.Option()] = 0,
+    device: DeviceOption = Device.AUTO,
+    precision: Annotated[
+        Precision, typer.Option(help="Arithmetic of training; auto: bfloat16 where it is fast.")
+    ] = Precision.AUTO,
+    cache: CacheOption = Path("build/features"),
+) -> None:
+    """Train a model on the clips of a manifest.
+
+    Interrupted, it goes on from the last whole epoch when it is started again.
+    """
+    from dataclasses import replace
+
+    from erarec.clips import read_leads, read_manifest, read_songs
+    from erarec.models import save_checkpoint
+    from erarec.training import clear_state, default_settings, prepare, train
+
+    changes = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+    changes |= {"alpha": alpha, "beta": beta, "towers": tuple(towers.split(",")) if towers else None}
+    settings = replace(
+        default_settings(model, seed), **{name: value for name, value in changes.items() if value is not None}
+    )
+    try:
+        clips = read_manifest(manifest)
+        material = prepare(
+            clips,
+            settings,
+            cache or Path("build/features"),
+            read_songs(songs) if songs else [],
+            read_leads(leads) if leads else {},
+            device.value,
+            precision.value,
+        )
+        members = None if fold is None else [clip.fold != fold for clip in clips]
+        state = out.with_suffix(".state")
+        trained, config = train(material, settings, members, state, device.value, precision.value)
+    except (OSError, ValueError) as error:
+        _refuse(f"{error}")
+    save_checkpoint(trained, config, out)
+    clear_state(state)
+    _note(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
+
+
+@app.command()
+def evaluate(
+    manifest: Manifest,
+    model: ModelOption = erarec.MODELS[0],
+    sound_only: Annotated[bool, typer.Option("--sound-only", help="Do not look at the artist.")] = False,
+    through: Annotated[
+        Damage, typer.Option(help="What happens to the sound first; the same for a clip each time.")
+    ] = Damage.CLEAN,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures here.")] = None,
+    predictions: Annotated[Path | None, typer.Option(help="Write a JSON line for each clip here.")] = None,
+    device: DeviceOption = Device.AUTO,
+    cache: CacheOption = None,
+) -> None:
+    """Measure a finished checkpoint on the scored clips of a manifest.
+
+    Clips that the checkpoint was trained on flatter it.
+    """
+    import tempfile
+
+    from erarec.clips import FeatureCache
+    from erarec.evaluation import evaluate_manifest, markdown_table
+
+    recognizer = _load(model, device)
+    try:
+        with tempfile.TemporaryDirectory() as temporary:
+            features = FeatureCache(cache or Path(temporary), recognizer.device)
+            result, rows = evaluate_manifest(recognizer, manifest, features, sound_only, through.value)
+    except (OSError, ValueError) as error:
+        _refuse(f"{error}")
+    if json_file:
+        with _writing(json_file) as stream:
+            stream.write(json.dumps(result, ensure_ascii=False, indent=1) + "\n")
+    if predictions:
+        with _writing(predictions) as stream:
+            stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    baselines = result["baselines"]
+    table = {result["model"]: result["overall"], "always the median year": baselines["median"]}
+    table["the source's own median year"] = baselines["source_median"]
+    for group in ("by_source", "by_decade"):
+        table |= result[group]
+    typer.echo(f"{result['scored']} scored clips of {result['clips']}.\n\n{markdown_table(table)}")
+    for clip in result["unreadable"]:
+        _note(f"{clip} cannot be read.")
+    if result["unreadable"]:
+        raise typer.Exit(1)
+
+
+@app.command(name="map")
+def map_command(
+    manifest: Manifest,
+    out: Annotated[Path, typer.Option(help="File to write, *.npz.")],
+    model: ModelOption = erarec.MODELS[0],
+    device: DeviceOption = Device.AUTO,
+    seed: Annotated[int, typer.Option()] = 0,
+    cache: CacheOption = None,
+) -> None:
+    """Lay the clips of a manifest out as a map of their embeddings."""
+    import tempfile
+
+    from erarec.clips import FeatureCache
+    from erarec.evaluation import map_manifest
+
+    recognizer = _load(model, device)
+    try:
+        with tempfile.TemporaryDirectory() as temporary:
+            features = FeatureCache(cache or Path(temporary), recognizer.device)
+            laid_out, agreement = map_manifest(recognizer, manifest, features, seed)
+    except (OSError, ValueError) as error:
+        _refuse(f"{error}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    laid_out.save(out)
+    typer.echo(f"{len(laid_out.years)} recordings. Of the ten nearest, of the same decade:")
+    for name, share in agreement.items():
+        typer.echo(f"  {name}: {share:.0%}")
 
 
 def _note(sentence: str) -> None:

@@ -399,6 +399,17 @@ class Biographies:
     song_composed: np.ndarray
     song_leads: np.ndarray
 
+    def save(self, path: Path) -> None:
+        arrays = {name: value for name, value in vars(self).items() if name != "table"}
+        np.savez(path, **arrays, **{f"table_{name}": value for name, value in vars(self.table).items()})
+
+    @classmethod
+    def load(cls, path: Path) -> "Biographies":
+        with np.load(path, allow_pickle=False) as arrays:
+            table = {n.removeprefix("table_"): arrays[n] for n in arrays.files if n.startswith("table_")}
+            rest = {n: arrays[n] for n in arrays.files if not n.startswith("table_")}
+        return cls(TextTable(**table), **rest)
+
     def draw(self, rng: np.random.Generator, clips: np.ndarray, of_songs: bool = False) -> np.ndarray:
         """One text for each clip (or song), at random among its kinds. Shape: [N] int -> [N] int64."""
         composed, leads = (self.song_composed, self.song_leads) if of_songs else (self.composed, self.leads)
@@ -408,6 +419,17 @@ class Biographies:
             texts = np.where(chance > 0.75, self.whole[clips], texts)
         lead = np.where(chance < 0.2, leads[clips, 0], np.where(chance < 0.3, leads[clips, 1], -1))
         return np.where(lead >= 0, lead, texts)
+
+
+@dataclass(frozen=True)
+class Material:
+    """All that a model is trained on: clips, their features in each hearing, and for a model that reads
+    their biographies and the songs of its artist side."""
+
+    clips: Sequence[Clip]
+    features: dict[str, Features]
+    songs: Sequence[Song] = ()
+    biographies: Biographies | None = None
 
 
 def build_biographies(

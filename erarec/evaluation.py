@@ -25,6 +25,7 @@ from erarec.clips import (
     build_biographies,
     read_manifest,
 )
+from erarec.maps import EmbeddingMap, build_map, neighbour_agreement
 from erarec.models import EraModel, gather, no_words
 
 if TYPE_CHECKING:
@@ -347,27 +348,16 @@ def evaluate_manifest(
     The artist's biography leaves one release within the clip's own years out. Clips that cannot be read are
     named, and not scored. Raises ValueError for a manifest that cannot be used.
     """
-    clips = read_manifest(manifest)
-    model = recognizer.model
-    heard = cache.features(clips, [through], with_mel="cnn" in recognizer.config.towers)[through]
-    readable = np.flatnonzero(np.diff(heard.first) > 0)
-    if not len(readable):
-        raise ValueError(f"None of the {len(clips)} clips of {manifest.name} can be read.")
-    table = texts = None
-    if recognizer.reader is not None and not sound_only:
-        biographies = build_biographies(clips, [], {}, recognizer.library, recognizer.reader, variants=0)
-        table, texts = biographies.table, biographies.whole
-    probabilities, _ = answer_clips(model, heard, table, texts, readable)
-    answered = [clips[clip] for clip in readable]
+    clips, unreadable, probabilities, _ = _answer_manifest(recognizer, manifest, cache, sound_only, through)
     result = {
         "model": recognizer.config.model,
         "version": erarec.__version__,
         "manifest": str(manifest),
-        "sound_only": sound_only or not model.reads_text,
-        "unreadable": [clip.id for clip in np.array(clips, object)[np.diff(heard.first) == 0]],
-        **report(answered, probabilities),
+        "sound_only": sound_only or recognizer.reader is None,
+        "unreadable": unreadable,
+        **report(clips, probabilities),
     }
-    return result, [prediction_row(*pair) for pair in zip(answered, probabilities, strict=True)]
+    return result, [prediction_row(*pair) for pair in zip(clips, probabilities, strict=True)]
 
 
 def prediction_row(clip: Clip, probabilities: np.ndarray) -> dict[str, Any]:
@@ -380,3 +370,48 @@ def prediction_row(clip: Clip, probabilities: np.ndarray) -> dict[str, Any]:
         "true": [clip.year_lo, clip.year_hi],
         "decades": {name: round(float(share), 5) for name, share in decades},
     }
+
+
+def map_manifest(
+    recognizer: "EraRecognizer", manifest: Path, cache: FeatureCache, seed: int = 0
+) -> tuple[EmbeddingMap, dict[str, float]]:
+    """The clips of a manifest laid out by their embeddings, and how well decades keep together.
+
+    Returns the map, and the share of each recording's ten nearest that are of its decade: on the map, in the
+    embedding space, and by chance. Raises ValueError for a manifest that cannot be used.
+    """
+    clips, _, _, embeddings = _answer_manifest(recognizer, manifest, cache)
+    clip_years = np.array([clip.year for clip in clips])
+    artists, titles = [clip.artist for clip in clips], [clip.title for clip in clips]
+    laid_out = build_map(embeddings, artists, titles, clip_years, seed)
+    decades = clip_years.astype(int) // 10
+    shares = np.unique(decades, return_counts=True)[1] / len(decades)
+    agreement = {
+        "on the map": neighbour_agreement(laid_out.coordinates, decades),
+        "in the embedding space": neighbour_agreement(embeddings, decades),
+        "by chance": float(np.square(shares).sum()),
+    }
+    return laid_out, agreement
+
+
+def _answer_manifest(
+    recognizer: "EraRecognizer",
+    manifest: Path,
+    cache: FeatureCache,
+    sound_only: bool = False,
+    through: str = "clean",
+) -> tuple[list[Clip], list[str], np.ndarray, np.ndarray]:
+    """The readable clips, the ids of the others, and of the former probabilities and embeddings."""
+    clips = read_manifest(manifest)
+    heard = cache.features(clips, [through], with_mel="cnn" in recognizer.config.towers)[through]
+    counts = np.diff(heard.first)
+    readable = np.flatnonzero(counts > 0)
+    if not len(readable):
+        raise ValueError(f"None of the {len(clips)} clips of {manifest.name} can be read.")
+    table = texts = None
+    if recognizer.reader is not None and not sound_only:
+        biographies = build_biographies(clips, [], {}, recognizer.library, recognizer.reader, variants=0)
+        table, texts = biographies.table, biographies.whole
+    answers = answer_clips(recognizer.model, heard, table, texts, readable)
+    unreadable = [clip.id for clip, count in zip(clips, counts, strict=True) if not count]
+    return [clips[clip] for clip in readable], unreadable, *answers

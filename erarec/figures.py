@@ -136,7 +136,7 @@ def known_years_figure(known: EmbeddingMap) -> go.Figure:
 
 
 def known_years_caption(known: EmbeddingMap) -> str:
-    return f"So far: the {len(known.years):,} recordings that it learned from, by year."
+    return f"The {len(known.years):,} recordings that it learned from, by year."
 
 
 def attention(prediction: EraPrediction) -> str:
@@ -158,12 +158,12 @@ def attention(prediction: EraPrediction) -> str:
     if prediction.word_attention:
         parts.append(_words(prediction.word_attention))
     shifts = [
-        f"without the {name} it would move by {_years(abs(shift))}"
+        f"without the {name} it would {f'move by {_years(abs(shift))}' if shift else 'stay the same'}"
         for name, shift in prediction.shift_without.items()
         if shift is not None
     ]
     if shifts:
-        parts.append(f"<p>The check: {'; '.join(shifts)}.</p>")
+        parts.append(f"<p>A check of the answer: {'; '.join(shifts)}.</p>")
     parts.append(
         "<p class='aside'>Attention tells where the model looked, not why it answered as it did; "
         "taking a side away tells what that side changed.</p>"

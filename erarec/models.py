@@ -329,3 +329,15 @@ def no_words(count: int, device: torch.device | str = "cpu") -> dict[str, Tensor
         "word_years": torch.full((count, 1, 2), -1, dtype=torch.int64, device=device),
         "words_present": torch.zeros(count, 1, dtype=torch.bool, device=device),
     }
+
+
+def resolve_device(device: str) -> torch.device:
+    """ "auto" is the GPU where there is one. Raises ValueError for a device that is not there."""
+    if device == "auto":
+        device = (
+            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        )
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(device, False):
+        raise ValueError(f"there is no device {device} here")
+    return torch.device(device)

@@ -16,7 +16,7 @@ from erarec.audio import EXCERPT_SECONDS, Excerpts, UnusableAudio, cut_excerpts,
 from erarec.clips import Hearing
 from erarec.encoders import ASSETS, BiographyReader, TextTokens, mel_frames
 from erarec.maps import EmbeddingMap
-from erarec.models import Inputs, Sound, load_checkpoint, no_words
+from erarec.models import Inputs, Sound, load_checkpoint, no_words, resolve_device
 from erarec.years import DECADES, YEARS, best_year, by_decade, interval
 
 __all__ = ["EraPrediction", "EraRecognizer", "UnusableAudio"]
@@ -258,18 +258,6 @@ class EraRecognizer:
             for row, similarity in zip(found, similarities, strict=True)
         ]
         return [round(float(value), 4) for value in self.map.place(embedding)], neighbours
-
-
-def resolve_device(device: str) -> torch.device:
-    """ "auto" is the GPU where there is one. Raises ValueError for a device that is not there."""
-    if device == "auto":
-        device = (
-            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        )
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not there.get(device, False):
-        raise ValueError(f"there is no device {device} here")
-    return torch.device(device)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ Every random number of an epoch follows from the seed and the epoch's number, so
 ends at the same weights as one that was not.
 """
 
+import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -15,10 +16,20 @@ from accelerate import Accelerator
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from erarec.clips import DAMAGED_COPIES, Biographies, Clip, Features, Song
-from erarec.encoders import CnnTower, TaggerTower
+from erarec.artist import LIBRARY, ArtistLibrary
+from erarec.clips import (
+    DAMAGED_COPIES,
+    Biographies,
+    Clip,
+    FeatureCache,
+    Features,
+    Material,
+    Song,
+    build_biographies,
+)
+from erarec.encoders import BiographyReader, CnnTower, TaggerTower
 from erarec.losses import EraContrastiveLoss, MaximumLikelihoodLoss, MultimodalContrastiveLoss
-from erarec.models import AudioArtMMC, AudioSUC, Config, EraModel, Inputs
+from erarec.models import AudioArtMMC, AudioSUC, Config, EraModel, Inputs, gather, resolve_device
 from erarec.years import decade, era, target_distribution
 
 TRAINING_HEARINGS = ("clean", *(f"anything-{copy}" for copy in range(DAMAGED_COPIES)))
@@ -59,33 +70,62 @@ def default_settings(model: str, seed: int = 0) -> Settings:
     return Settings(model, seed=seed)
 
 
-def train(
+def prepare(
     clips: Sequence[Clip],
-    features: dict[str, Features],
     settings: Settings,
-    members: np.ndarray | None = None,
-    biographies: Biographies | None = None,
+    cache: Path,
     songs: Sequence[Song] = (),
+    leads: dict[str, str] | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+) -> Material:
+    """Compute what training reads again and again: features of frozen parts, clean and damaged, and texts.
+
+    All of it is kept in the folder ``cache``, and taken from there when it has been computed before.
+    """
+    on = resolve_device(device)
+    features = FeatureCache(cache, on, autocast=resolve_precision(precision, on) == "bf16").features(
+        clips, TRAINING_HEARINGS, with_mel="cnn" in settings.towers
+    )
+    if settings.model != AudioArtMMC.name:
+        return Material(clips, features)
+    # Named by all that it is made of, so that it is made anew when any of that changes.
+    library = LIBRARY.stat()
+    parts = [clips, songs, sorted((leads or {}).items()), library.st_size, library.st_mtime_ns]
+    kept = cache / f"biographies-{hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()}.npz"
+    if not kept.exists():
+        biographies = build_biographies(clips, songs, leads or {}, ArtistLibrary.load(), BiographyReader(on))
+        biographies.save(kept)
+    return Material(clips, features, songs, Biographies.load(kept))
+
+
+def train(
+    material: Material,
+    settings: Settings,
+    members: Sequence[bool] | np.ndarray | None = None,
     state: Path | None = None,
     device: str = "auto",
-    mixed_precision: str = "no",
+    precision: str = "no",
 ) -> tuple[EraModel, Config]:
     """Train one model.
 
     Args:
-        clips, features: the manifest's clips, and their features in each of TRAINING_HEARINGS.
+        material: with features in each of TRAINING_HEARINGS.
         members: [N] bool, the clips to train on (all if None). Songs by artists of the others are left out.
-        biographies, songs: for a model that reads.
         state: a folder for the state after each epoch, from which an interrupted run goes on.
         device: "auto", "cpu", "cuda" or "mps".
+        precision: "no", "bf16", "fp16", or "auto", bfloat16 where the hardware has it.
 
     Returns the trained model on the CPU, ready to answer, and its config.
+    Raises ValueError when there is nothing to train on, or no such device.
     """
-    members = np.ones(len(clips), bool) if members is None else members
+    clips, features, biographies = material.clips, material.features, material.biographies
+    members = np.ones(len(clips), bool) if members is None else np.asarray(members, bool)
     readable = np.diff(features["clean"].first) > 0
     train_clips = np.flatnonzero(members & readable)
     if not len(train_clips):
         raise ValueError("There is no readable clip to train on.")
+    on = resolve_device(device)
     torch.manual_seed(settings.seed)
     config = Config(settings.model, settings.towers, settings.prior_weight, training=asdict(settings))
     model = config.build()
@@ -93,19 +133,18 @@ def train(
     weights = balanced_weights(clips, train_clips)
     _fit_standardisation(model, features["clean"], train_clips)
 
-    accelerator = Accelerator(cpu=device == "cpu", mixed_precision=mixed_precision)
-    if device not in ("auto", accelerator.device.type):
-        raise ValueError(f"There is no device {device} here.")
+    accelerator = Accelerator(cpu=on.type == "cpu", mixed_precision=resolve_precision(precision, on))
     if isinstance(model, AudioArtMMC):
         if biographies is None:
             raise ValueError(f"{settings.model} is trained with biographies.")
         prior = (weights[:, None] * labels.target[train_clips]).sum(0)
         model.log_prior.copy_(torch.from_numpy(np.log(prior + 1e-4)))
         held_out = {clips[clip].artist_key for clip in np.flatnonzero(~members)}
-        allowed = np.array([song.artist_key not in held_out for song in songs], bool)
-        _fit_artist_side(accelerator, model, songs, allowed, biographies, settings, state)
+        allowed = np.array([song.artist_key not in held_out for song in material.songs], bool)
+        _fit_artist_side(accelerator, model, material.songs, allowed, biographies, settings, state)
 
-    batches = ClipBatches(labels, features, train_clips, weights, settings, biographies)
+    texts = biographies if model.reads_text else None
+    batches = ClipBatches(labels, features, train_clips, weights, settings, texts)
     _fit(
         accelerator,
         model,
@@ -118,6 +157,15 @@ def train(
         title=settings.model,
     )
     return accelerator.unwrap_model(model).cpu().eval(), config
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """ "auto" is bfloat16 where the hardware multiplies matrices in it, else none."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "no"
+    return "bf16" if device.type == "cpu" and torch.cpu._is_amx_tile_supported() else "no"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,225 @@
+"""Train, evaluate and write everything in checkpoints, the maps in assets and the results in the README.
+
+    python -m erarec.tools.build_models DATA [--work build/models] [--only audio-suc ...]
+
+Each model is trained six times: on four of five folds, to be measured on the fifth (no artist is in two
+folds), and on all clips, to be shipped. What is finished is kept in the work folder, so an interrupted run
+goes on where it was.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+import erarec
+from erarec.clips import FOLDS, Clip, FeatureCache, Material, read_leads, read_manifest, read_songs
+from erarec.encoders import ASSETS
+from erarec.evaluation import answer_clips, map_manifest, markdown_table, paired_difference, report
+from erarec.models import EraModel, load_checkpoint, resolve_device, save_checkpoint
+from erarec.prediction import CHECKPOINTS, EraRecognizer
+from erarec.training import Settings, clear_state, default_settings, prepare, resolve_precision, train
+from erarec.years import YEAR_COUNT
+
+ROOT = Path(__file__).parents[2]
+CARD = Path(__file__).with_name("card.md")
+TAGGER_ALONE = "audio-cnn, tagger tower"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One row of the results: a model, and whether it is shipped."""
+
+    name: str
+    settings: Settings
+    shipped: bool = True
+
+    @property
+    def folder(self) -> str:
+        return self.name.replace(", ", "-").replace(" ", "-")
+
+
+RUNS = [
+    Run("audio-cnn", default_settings("audio-cnn")),
+    # The sound encoder of the other two without their losses: what L_EC adds is seen against this one.
+    Run(TAGGER_ALONE, replace(default_settings("audio-suc"), model="audio-cnn"), shipped=False),
+    Run("audio-suc", default_settings("audio-suc")),
+    Run("audioart-mmc", default_settings("audioart-mmc")),
+]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A question to a model: what it hears, and whether it is told the artist."""
+
+    name: str
+    hearing: str = "clean"
+    with_sound: bool = True
+    with_artist: bool = False
+
+    def of(self, model: EraModel, material: Material, clips: np.ndarray) -> np.ndarray:
+        table = texts = None
+        if self.with_artist and material.biographies is not None:
+            table, texts = material.biographies.table, material.biographies.whole
+        heard = material.features[self.hearing]
+        return answer_clips(model, heard, table, texts, clips, self.with_sound)[0]
+
+
+SOUND = Ask("sound alone")
+PHONE = Ask("sound alone, through the phone", hearing="phone")
+BOTH = Ask("sound and artist", with_artist=True)
+BOTH_PHONE = Ask("sound and artist, through the phone", hearing="phone", with_artist=True)
+ARTIST = Ask("artist alone", with_sound=False, with_artist=True)
+
+
+def asks(run: Run) -> list[Ask]:
+    return [SOUND, PHONE, *([BOTH, BOTH_PHONE, ARTIST] if run.settings.model == "audioart-mmc" else [])]
+
+
+def build(run: Run, material: Material, work: Path, device: str, precision: str) -> dict[str, np.ndarray]:
+    """Train a run's six models; returns the out-of-fold distributions [N, 140] for each question."""
+    folds = np.array([clip.fold for clip in material.clips])
+    answers = {ask.name: np.zeros((len(folds), YEAR_COUNT), np.float32) for ask in asks(run)}
+    for fold in [*range(FOLDS), None]:
+        if fold is None and not run.shipped:
+            continue
+        name = "all" if fold is None else f"fold-{fold}"
+        path = work / run.folder / f"{name}.safetensors"
+        if not path.exists():
+            print(f"{run.name}, {name}", flush=True)
+            state = path.with_suffix(".state")
+            members = None if fold is None else folds != fold
+            save_checkpoint(*train(material, run.settings, members, state, device, precision), path)
+            clear_state(state)
+        if fold is None:
+            CHECKPOINTS.mkdir(exist_ok=True)
+            (CHECKPOINTS / f"{run.name}.safetensors").write_bytes(path.read_bytes())
+            continue
+        model, _ = load_checkpoint(path)
+        test = np.flatnonzero(folds == fold)
+        for ask in asks(run):
+            answers[ask.name][test] = ask.of(model, material, test)
+    np.savez_compressed(work / run.folder / "out-of-fold.npz", **answers)
+    return answers
+
+
+def tables(reports: dict[str, dict[str, dict]]) -> str:
+    """The results as the README and the cards show them."""
+    rows: dict[str, dict] = {}
+    for run, by_question in reports.items():
+        for question, result in by_question.items():
+            rows[f"{run}: {question}"] = result["overall"]
+    baselines = next(iter(next(iter(reports.values())).values()))["baselines"]
+    rows["always the median year"] = baselines["median"]
+    rows["always the source's own median year"] = baselines["source_median"]
+    return markdown_table(rows)
+
+
+def differences(clips: list[Clip], answers: dict[str, dict[str, np.ndarray]]) -> Iterator[str]:
+    """What each step adds, on the same clips, with intervals over artists."""
+    scored = np.array([clip.scored for clip in clips])
+    lo, hi = np.array([c.year_lo for c in clips])[scored], np.array([c.year_hi for c in clips])[scored]
+    artists = np.array([clip.artist_key for clip in clips])[scored]
+    pairs = [
+        ((TAGGER_ALONE, SOUND.name), ("audio-suc", SOUND.name), "L_EC"),
+        (("audio-suc", SOUND.name), ("audioart-mmc", SOUND.name), "training with the artist, at sound alone"),
+        (("audioart-mmc", SOUND.name), ("audioart-mmc", BOTH.name), "telling the artist"),
+        (("audioart-mmc", ARTIST.name), ("audioart-mmc", BOTH.name), "the sound, beside the artist"),
+    ]
+    for (run, ask), (other, other_ask), what in pairs:
+        if run in answers and other in answers:
+            first, second = answers[run][ask][scored], answers[other][other_ask][scored]
+            change = paired_difference(first, second, lo, hi, artists)
+            hits, error = change["within_3"], change["mae"]
+            yield (
+                f"- {what}: {100 * hits['value']:+.1f} points within 3 years "
+                f"({100 * hits['low']:+.1f} to {100 * hits['high']:+.1f}), {error['value']:+.2f} years of error "
+                f"({error['low']:+.2f} to {error['high']:+.2f})"
+            )
+
+
+def write_card(run: Run, reports: dict[str, dict], everything: str, clips: list[Clip]) -> None:
+    """A model card from the template, with this run's figures."""
+    main = reports[BOTH.name if BOTH.name in reports else SOUND.name]
+    groups = {name: score for key in ("by_source", "by_decade") for name, score in main[key].items()}
+    settings = {k: v for k, v in vars(run.settings).items() if k not in ("model", "seed")}
+    text = CARD.read_text(encoding="utf-8")
+    values = {
+        "name": run.name,
+        "version": erarec.__version__,
+        "towers": " and ".join(run.settings.towers),
+        "losses": {"audio-cnn": "L_MLE", "audio-suc": "L_MLE + alpha L_EC"}.get(
+            run.settings.model, "L_MLE + alpha L_EC + beta L_MMC"
+        ),
+        "clips": f"{len(clips):,}",
+        "scored": f"{main['scored']:,}",
+        "settings": ", ".join(f"{name} {value}" for name, value in settings.items()),
+        "question": BOTH.name if BOTH.name in reports else SOUND.name,
+        "everything": everything,
+        "groups": markdown_table(groups),
+    }
+    for name, value in values.items():
+        text = text.replace("{{" + name + "}}", value)
+    (CHECKPOINTS / f"{run.name}.md").write_text(text, encoding="utf-8")
+
+
+def write_results(everything: str, changes: list[str]) -> None:
+    """Put the results between the README's two marks."""
+    readme = ROOT / "README.md"
+    before, rest = readme.read_text(encoding="utf-8").split("<!-- results -->\n", 1)
+    _, after = rest.split("<!-- end of results -->", 1)
+    block = "\n".join([everything, "", "What each step changes, on the same clips:", "", *changes, ""])
+    readme.write_text(f"{before}<!-- results -->\n{block}<!-- end of results -->{after}", encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train and evaluate all models, and write what is shipped.")
+    parser.add_argument("data", type=Path, help="folder with clips.csv, songs.csv and biographies.jsonl")
+    parser.add_argument("--work", type=Path, default=Path("build/models"))
+    parser.add_argument("--only", nargs="*", help="names of runs, instead of all")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", default="auto")
+    arguments = parser.parse_args()
+    clips = read_manifest(arguments.data / "clips.csv")
+    runs = [run for run in RUNS if not arguments.only or run.name in arguments.only]
+    cache = arguments.work / "features"
+    reader = replace(default_settings("audioart-mmc"), towers=("cnn", "tagger"))
+    material = prepare(
+        clips,
+        reader,
+        cache,
+        read_songs(arguments.data / "songs.csv"),
+        read_leads(arguments.data / "biographies.jsonl"),
+        arguments.device,
+        arguments.precision,
+    )
+    autocast = resolve_precision(arguments.precision, resolve_device(arguments.device)) == "bf16"
+    features = FeatureCache(cache, autocast=autocast)
+    material.features.update(features.features(clips, ["phone"], with_mel=True))
+
+    answers = {
+        run.name: build(run, material, arguments.work, arguments.device, arguments.precision) for run in runs
+    }
+    reports = {
+        run: {ask: report(clips, probabilities, out_of_fold=True) for ask, probabilities in by_ask.items()}
+        for run, by_ask in answers.items()
+    }
+    everything, changes = tables(reports), list(differences(clips, answers))
+    print(everything, *changes, sep="\n")
+    for run in runs:
+        if run.shipped:
+            write_card(run, reports[run.name], everything, clips)
+            full = json.dumps(reports[run.name], indent=1)
+            (CHECKPOINTS / f"{run.name}.json").write_text(full + "\n", encoding="utf-8")
+            recognizer = EraRecognizer(run.name)
+            laid_out, agreement = map_manifest(recognizer, arguments.data / "clips.csv", features)
+            laid_out.save(ASSETS / f"map-{run.name}.npz")
+            print(f"map of {run.name}:", {name: round(share, 3) for name, share in agreement.items()})
+    write_results(everything, changes)
+
+
+if __name__ == "__main__":
+    main()

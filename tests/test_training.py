@@ -1,0 +1,214 @@
+"""Training, on a dozen short sounds: it learns, repeats itself, and survives an interruption."""
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from conftest import melody
+
+from erarec import training
+from erarec.artist import ArtistLibrary
+from erarec.clips import (
+    FeatureCache,
+    Material,
+    Song,
+    build_biographies,
+    damaged,
+    read_manifest,
+)
+from erarec.damage import DAMAGES
+from erarec.encoders import BiographyReader
+from erarec.evaluation import answer_clips
+from erarec.models import Config, gather, load_checkpoint, save_checkpoint
+from erarec.training import Settings, balanced_weights, default_settings, train
+from erarec.years import best_year
+
+ARTISTS = ["ABBA", "The Beatles", "Nirvana", "Drake", "Nobody At All In Particular", "Elvis Presley"]
+COLUMNS = ["id", "file", "source", "artist", "title", "artist_key", "year_lo", "year_hi", "scored", "fold"]
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory):
+    """A manifest of twelve sounds of 1.5 to 7 s, one of them no sound at all; their features and texts."""
+    folder = tmp_path_factory.mktemp("material")
+    with (folder / "manifest.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for n in range(12):
+            artist = ARTISTS[n % len(ARTISTS)]
+            key = artist.lower().removeprefix("the ")
+            year = 1955 + 5 * n
+            writer.writerow(
+                [f"c{n}", f"c{n}.wav", "made", artist, f"t{n}", key, year, year + n % 2, 1, n % 5]
+            )
+            soundfile.write(folder / f"c{n}.wav", melody(1.5 + n / 2, 22050, seed=n), 22050)
+    (folder / "c11.wav").write_text("no sound")
+    clips = read_manifest(folder / "manifest.csv")
+    hearings = [*training.TRAINING_HEARINGS, "phone"]
+    features = FeatureCache(folder / "cache").features(clips, hearings, with_mel=True)
+    songs = [Song("abba", 1976), Song("beatles", 1966), Song("nirvana", 1991), Song("drake", 2015)] * 4
+    leads = {"abba": "ABBA were a Swedish group formed in 1972. They won a contest in 1974."}
+    biographies = build_biographies(clips, songs, leads, ArtistLibrary.load(), BiographyReader())
+    return clips, features, songs, biographies
+
+
+def tiny(model: str, **changes) -> Settings:
+    settings = default_settings(model)
+    return replace(settings, **{"epochs": 2, "artist_epochs": 1, "batch_size": 6, **changes})
+
+
+def run(material, settings: Settings, **arguments):
+    clips, features, songs, biographies = material
+    return train(Material(clips, features, songs, biographies), settings, device="cpu", **arguments)[0]
+
+
+def same(first: torch.nn.Module, second: torch.nn.Module) -> bool:
+    pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("model", ["audio-cnn", "audio-suc", "audioart-mmc"])
+def test_an_interrupted_run_ends_at_the_same_weights(material, model, tmp_path, monkeypatch):
+    settings = tiny(model)
+    straight = run(material, settings)
+    save, saved = training._save_state, []
+
+    def save_and_stop(*arguments):
+        save(*arguments)
+        saved.append(arguments)
+        if len(saved) == (2 if model == "audioart-mmc" else 1):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "_save_state", save_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(material, settings, state=tmp_path)
+    monkeypatch.setattr(training, "_save_state", save)
+    assert same(run(material, settings, state=tmp_path), straight)
+
+
+def test_a_seed_decides_the_run(material):
+    settings = tiny("audio-suc")
+    first = run(material, settings)
+    assert same(first, run(material, settings))
+    assert not same(first, run(material, replace(settings, seed=1)))
+
+
+def test_training_learns_its_clips(material):
+    clips, features, _, biographies = material
+    settings = tiny("audioart-mmc", epochs=60, without_text=0.0, without_sound=0.0)
+    model = run(material, settings)
+    probabilities, embeddings = answer_clips(model, features["clean"], biographies.table, biographies.whole)
+    readable = np.diff(features["clean"].first) > 0
+    errors = np.abs(best_year(probabilities) - [clip.year for clip in clips])[readable]
+    assert np.median(errors) <= 3
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
+
+
+def test_an_unreadable_clip_has_no_excerpts(material):
+    clips, features, _, _ = material
+    for heard in features.values():
+        counts = np.diff(heard.first)
+        assert counts[11] == 0
+        assert (counts[:11] > 0).all()
+        assert heard.tagger.shape[0] == heard.mel.shape[0] == counts.sum()
+    assert len(clips) == 12
+
+
+def test_features_are_computed_once(material, tmp_path, monkeypatch):
+    clips = material[0][:2]
+    cache = FeatureCache(tmp_path)
+    first = cache.features(clips, ["clean"], with_mel=False)["clean"]
+    monkeypatch.setattr(FeatureCache, "_compute", lambda *_: pytest.fail("computed again"))
+    again = cache.features(clips, ["clean"], with_mel=False)["clean"]
+    assert np.array_equal(first.tagger, again.tagger)
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damage_is_the_same_for_the_same_clip_only(name):
+    sound = melody(6, 22050).reshape(2, -1)
+    once = damaged(sound, name, "clip")
+    assert once.shape == sound.shape
+    assert np.abs(once).max() == pytest.approx(1)
+    assert np.array_equal(once, damaged(sound, name, "clip"))
+    if name != "low-pass-4k":  # nothing in it is random
+        assert not np.array_equal(once, damaged(sound, name, "another"))
+
+
+def test_a_low_pass_leaves_nothing_above_it():
+    sound = np.random.default_rng(0).standard_normal((1, 66150)).astype(np.float32)
+    spectrum = np.abs(np.fft.rfft(damaged(sound, "low-pass-4k", "")[0])) ** 2
+    frequencies = np.fft.rfftfreq(66150, 1 / 22050)
+    below, above = spectrum[frequencies < 3500].mean(), spectrum[frequencies > 8000].mean()
+    assert 10 * np.log10(above / below) < -40
+
+
+def test_rare_decades_are_drawn_more_often(material):
+    clips = [replace(material[0][0], year_lo=1955, year_hi=1955)] + [
+        replace(material[0][0], year_lo=1985, year_hi=1985)
+    ] * 16
+    weights = balanced_weights(clips, np.arange(17))
+    assert weights.sum() == pytest.approx(1)
+    assert weights[0] == pytest.approx(4 * weights[1])
+
+
+def test_no_song_of_a_held_out_artist_is_trained_on(material, monkeypatch):
+    clips = material[0]
+    seen = []
+    batches = training.SongBatches
+
+    def spy(songs, allowed, *arguments):
+        seen.extend(song.artist_key for song, is_allowed in zip(songs, allowed, strict=True) if is_allowed)
+        return batches(songs, allowed, *arguments)
+
+    monkeypatch.setattr(training, "SongBatches", spy)
+    members = np.array([clip.artist_key != "abba" for clip in clips])
+    run(material, tiny("audioart-mmc", epochs=1), members=members)
+    assert set(seen) == {"beatles", "nirvana", "drake"}
+
+
+def test_a_checkpoint_answers_as_the_model_did(material, tmp_path):
+    _, features, _, biographies = material
+    model = run(material, tiny("audioart-mmc"))
+    config = Config("audioart-mmc")
+    save_checkpoint(model, config, tmp_path / "m.safetensors")
+    loaded, loaded_config = load_checkpoint(tmp_path / "m.safetensors")
+    assert loaded_config == config
+    assert (tmp_path / "m.safetensors").stat().st_size < 10e6
+    before, _ = answer_clips(model, features["clean"], biographies.table, biographies.whole)
+    after, _ = answer_clips(loaded, features["clean"], biographies.table, biographies.whole)
+    np.testing.assert_allclose(after, before, atol=2e-3)  # float16 weights
+
+
+def test_padding_does_not_change_the_answer(material):
+    _, features, _, _ = material
+    model = run(material, tiny("audio-cnn", towers=("cnn", "tagger")))
+    heard = features["clean"]
+    spans = [np.arange(heard.first[n], heard.first[n + 1]) for n in (0, 10)]
+    together = gather(features, ["clean"] * 2, spans, ("cnn", "tagger"))
+    alone = gather(features, ["clean"], spans[:1], ("cnn", "tagger"))
+    assert together.present.shape[1] > alone.present.shape[1]
+    with torch.inference_mode():
+        torch.testing.assert_close(model(together).years[:1], model(alone).years, atol=1e-4, rtol=1e-4)
+
+
+def test_without_sound_and_text_nothing_breaks(material):
+    _, features, _, biographies = material
+    model = run(material, tiny("audioart-mmc"))
+    texts = np.full(12, -1)
+    probabilities, embeddings = answer_clips(model, features["clean"], biographies.table, texts)
+    assert np.isfinite(probabilities).all()
+    assert np.isfinite(embeddings).all()
+
+
+def test_a_manifest_says_which_line_is_wrong(tmp_path: Path):
+    path = tmp_path / "manifest.csv"
+    path.write_text(",".join(COLUMNS) + "\nx,x.wav,s,A,T,a,1980,1970,1,0\n")
+    with pytest.raises(ValueError, match="line 2"):
+        read_manifest(path)
+    path.write_text("id,file\n")
+    with pytest.raises(ValueError, match="artist_key"):
+        read_manifest(path)
