@@ -188,7 +188,10 @@ def build() -> gr.Blocks:
                 with gr.Accordion("Numbers", open=False):
                     outputs += [numbers := gr.JSON(label="What the API answers", elem_id="numbers")]
         gr.HTML(
-            figures.message("Recordings stay on the machine that runs this page, for an hour.", "aside"),
+            figures.message(
+                "Recordings stay on the machine that runs this page and are deleted within two hours.",
+                "aside",
+            ),
         )
 
         # What is in an accordion that starts closed is not on the page, and has no value, until it is opened.
