@@ -95,7 +95,8 @@ class EraRecognizer:
         self.hearing = Hearing(self.device)
         self.library = ArtistLibrary.load()
         self.reader = BiographyReader(self.device) if self.model.reads_text else None
-        map_path = ASSETS / f"map-{path.stem}.npz"
+        # A checkpoint of one's own has its map beside it.
+        map_path = (ASSETS if path.parent == CHECKPOINTS else path.parent) / f"map-{path.stem}.npz"
         self.map = EmbeddingMap.load(map_path) if map_path.exists() else None
 
     def predict(

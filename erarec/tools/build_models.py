@@ -134,10 +134,10 @@ def differences(clips: list[Clip], answers: dict[str, dict[str, np.ndarray]]) ->
             first, second = answers[run][ask][scored], answers[other][other_ask][scored]
             change = paired_difference(first, second, lo, hi, artists)
             hits, error = change["within_3"], change["mae"]
-            yield (
-                f"- {what}: {100 * hits['value']:+.1f} points within 3 years "
-                f"({100 * hits['low']:+.1f} to {100 * hits['high']:+.1f}), {error['value']:+.2f} years of error "
-                f"({error['low']:+.2f} to {error['high']:+.2f})"
+            points = "{value:+.1f} points within 3 years ({low:+.1f} to {high:+.1f})"
+            points = points.format(**{name: 100 * value for name, value in hits.items()})
+            yield f"- {what}: {points}, " + "{value:+.2f} years of error ({low:+.2f} to {high:+.2f})".format(
+                **error
             )
 
 
