@@ -64,7 +64,7 @@ class Settings:
 def default_settings(model: str, seed: int = 0) -> Settings:
     """How the shipped checkpoint of this name was trained."""
     if model == "audio-cnn":
-        return Settings(model, ("cnn",), epochs=24, batch_size=64, excerpts=2, seed=seed)
+        return Settings(model, ("cnn",), epochs=20, batch_size=64, excerpts=1, seed=seed)
     if model == "audioart-mmc":
         return Settings(model, epochs=30, learning_rate=1e-3, seed=seed)
     return Settings(model, seed=seed)

@@ -135,10 +135,9 @@ def differences(clips: list[Clip], answers: dict[str, dict[str, np.ndarray]]) ->
             change = paired_difference(first, second, lo, hi, artists)
             hits, error = change["within_3"], change["mae"]
             points = "{value:+.1f} points within 3 years ({low:+.1f} to {high:+.1f})"
+            span = "{value:+.2f} years of error ({low:+.2f} to {high:+.2f})"
             points = points.format(**{name: 100 * value for name, value in hits.items()})
-            yield f"- {what}: {points}, " + "{value:+.2f} years of error ({low:+.2f} to {high:+.2f})".format(
-                **error
-            )
+            yield f"- {what}: {points}, {span.format(**error)}"
 
 
 def write_card(run: Run, reports: dict[str, dict], everything: str, clips: list[Clip]) -> None:
