@@ -19,9 +19,9 @@ from erarec.years import COVERAGE, DECADES, FIRST_YEAR, LAST_YEAR, decade
 DECADE_COLOURS = dict(
     zip(DECADES, sample_colorscale("Viridis", list(np.linspace(0.05, 0.95, len(DECADES)))), strict=True)
 )
-# Blue, amber and crimson differ in lightness too; the curves also differ in their dashes.
-SOUND_COLOUR = "#3b82c4"
-ARTIST_COLOUR = "#c98a00"
+# White text can be read on each; hue and lightness differ for the colour-blind too, and the curves' dashes.
+SOUND_COLOUR = "#2f74b5"
+ARTIST_COLOUR = "#a06b00"
 ANSWER_COLOUR = "#d6336c"
 
 YEAR_FIGURE_HEIGHT = 300  # pixels; Gradio draws a Plotly figure without a height as nothing (gradio #13539)
@@ -114,7 +114,7 @@ def year_figure(prediction: EraPrediction) -> go.Figure:
     last = min(len(DECADES) - 1, likely[-1] + 1)
     _lay_out_years(figure, FIRST_YEAR + 10 * first, FIRST_YEAR + 10 * last + 10)
     figure.update_layout(
-        hovermode="x unified", showlegend=True, yaxis={"tickformat": ".0%", "rangemode": "tozero"}
+        hovermode="x unified", showlegend=True, yaxis={"tickformat": ".2~%", "rangemode": "tozero"}
     )
     return figure
 

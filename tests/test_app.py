@@ -20,10 +20,9 @@ import soundfile
 from conftest import melody
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from playwright.sync_api import Browser, Error, Page, sync_playwright
 
 from erarec.prediction import EraPrediction
-
-playwright_api = pytest.importorskip("playwright.sync_api")
 
 APP = Path(__file__).parents[1] / "app.py"
 START_SECONDS = 120  # a cold disk and a busy machine
@@ -84,13 +83,13 @@ def tune(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator:
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """Chromium with a microphone that hears a melody."""
     heard = tmp_path_factory.mktemp("microphone") / "melody.wav"
     soundfile.write(heard, melody(20, 48000), 48000, subtype="PCM_16")
     named = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
     chrome = os.environ.get("ERAREC_CHROME") or next(filter(None, map(shutil.which, named)), None)
-    with playwright_api.sync_playwright() as playwright:
+    with sync_playwright() as playwright:
         try:
             browser = playwright.chromium.launch(
                 executable_path=chrome,  # None: Playwright's own
@@ -105,7 +104,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator:
                     f"--use-file-for-fake-audio-capture={heard}",
                 ],
             )
-        except playwright_api.Error as problem:
+        except Error as problem:
             sentence = "NO BROWSER: THE PAGE WAS NOT TESTED. Install chromium or set ERAREC_CHROME."
             warnings.warn(sentence, stacklevel=1)
             pytest.skip(f"{sentence} ({str(problem).splitlines()[0]})")
@@ -114,11 +113,11 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator:
 
 
 @pytest.fixture
-def visit(browser, address: str) -> Iterator[Callable]:
+def visit(browser: Browser, address: str) -> Iterator[Callable[..., Page]]:
     """Opens the page at a size; at the end, nothing may have gone out and no error been logged."""
     pages, outside, errors = [], [], []
 
-    def open_page(size: tuple[int, int] = DESKTOP):
+    def open_page(size: tuple[int, int] = DESKTOP) -> Page:
         page = browser.new_page(viewport={"width": size[0], "height": size[1]})
         page.set_default_timeout(WAIT)
         for event in ("request", "websocket"):
@@ -142,30 +141,30 @@ def _is_outside(url: str) -> bool:
     return urlsplit(url).scheme not in ("data", "blob") and urlsplit(url).hostname != "127.0.0.1"
 
 
-def upload(page, path: Path) -> None:
+def upload(page: Page, path: Path) -> None:
     page.set_input_files("#audio-input input[type=file]", path)
     page.locator("#audio-input").get_by_label("Clear").wait_for()
 
 
-def type_artist(page, text: str) -> None:
+def type_artist(page: Page, text: str) -> None:
     page.locator("#artist-input input").press_sequentially(text, delay=20)
 
 
-def predict(page) -> str:
+def predict(page: Page) -> str:
     """Presses the button and waits. Returns the sentence in the answer's place."""
     page.click("#predict-button")
     page.locator("#answer .sentence, #answer .problem").wait_for()
     return page.inner_text("#answer p >> nth=0")
 
 
-def test_every_element_is_on_the_page(visit: Callable) -> None:
+def test_every_element_is_on_the_page(visit: Callable[..., Page]) -> None:
     page = visit()
     assert {name: page.locator(f"#{name}").count() for name in ELEMENTS} == dict.fromkeys(ELEMENTS, 1)
 
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
 def test_a_recording_and_an_artist_are_answered_with_figures(
-    visit: Callable, tune: Path, size: tuple[int, int]
+    visit: Callable[..., Page], tune: Path, size: tuple[int, int]
 ) -> None:
     page = visit(size)
     upload(page, tune)
@@ -194,7 +193,7 @@ def test_a_recording_and_an_artist_are_answered_with_figures(
     assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
 
 
-def test_what_the_microphone_hears_is_answered(visit: Callable) -> None:
+def test_what_the_microphone_hears_is_answered(visit: Callable[..., Page]) -> None:
     page = visit()
     page.locator("#audio-input").get_by_label("Record audio").click()
     page.locator("#audio-input").get_by_role("button", name="Record", exact=True).click()
@@ -208,7 +207,7 @@ def test_what_the_microphone_hears_is_answered(visit: Callable) -> None:
 
 
 def test_a_file_that_is_no_sound_gets_one_sentence_and_what_was_typed_stays(
-    visit: Callable, tmp_path: Path
+    visit: Callable[..., Page], tmp_path: Path
 ) -> None:
     (tmp_path / "notes.mp3").write_text("These are words, not music.\n" * 50)
     page = visit()
@@ -221,7 +220,7 @@ def test_a_file_that_is_no_sound_gets_one_sentence_and_what_was_typed_stays(
     assert page.input_value("#artist-input input") == "Somebody Whom Nobody Knows"
 
 
-def test_without_a_recording_one_is_asked_for(visit: Callable) -> None:
+def test_without_a_recording_one_is_asked_for(visit: Callable[..., Page]) -> None:
     assert "no recording yet" in predict(visit())
 
 
