@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -60,6 +61,8 @@ MAX_EXCERPTS = 20
 MIN_SECONDS = 1.0
 SILENCE = 1e-4  # peak, -80 dB of full scale
 WHOLE_SECONDS = MAX_EXCERPTS * EXCERPT_SECONDS  # up to here all is decoded, beyond only the excerpts
+NO_INDEX = 0x0100  # FFmpeg's AVFMT_GENERIC_INDEX
+LONGEST_SECONDS = 1e6  # eleven days: a header that promises more does not know
 
 
 class UnusableAudio(ValueError):
@@ -98,7 +101,7 @@ def cut_excerpts(sound: np.ndarray, sample_rate: int = SAMPLE_RATE) -> Excerpts:
     Shape: [samples] or [samples, channels] float, at ``sample_rate`` Hz.
     Raises UnusableAudio when it is shorter than a second, or silent.
     """
-    sound = _resample(sound.reshape(len(sound), -1), sample_rate)
+    sound = _resample(sound[:, None] if sound.ndim == 1 else sound, sample_rate)
     duration = len(sound) / SAMPLE_RATE
     starts = excerpt_starts(duration)
     firsts = (starts * SAMPLE_RATE).round().astype(int)
@@ -112,20 +115,27 @@ def read_excerpts(path: str | Path) -> Excerpts:
     Raises UnusableAudio when there is nothing to hear, with a sentence that says why.
     """
     path = Path(path)
-    if path.is_dir():
-        raise UnusableAudio(f"{path.name} is a folder, not a recording.")
-    if not path.exists():
-        raise UnusableAudio(f"There is no file {path.name}.")
-    if path.stat().st_size == 0:
-        raise UnusableAudio(f"{path.name} is empty.")
+    name = _shown(path)
     try:
-        return _excerpts_by_soundfile(path)
-    except soundfile.LibsndfileError:
-        pass  # a format of FFmpeg's: m4a, webm, video, ...
-    try:
+        if path.is_dir():
+            raise UnusableAudio(f"{name} is a folder, not a recording.")
+        if not path.exists():
+            raise UnusableAudio(f"There is no file {name}.")
+        if path.stat().st_size == 0:
+            raise UnusableAudio(f"{name} is empty.")
+        if path.suffix.lower() != ".raw":  # soundfile takes these for samples without a header
+            try:
+                return _excerpts_by_soundfile(path)
+            except soundfile.LibsndfileError:
+                pass  # a format of FFmpeg's: m4a, webm, video, ...
         return _excerpts_by_ffmpeg(path)
     except (av.FFmpegError, OSError) as error:
-        raise UnusableAudio(f"{path.name} is not a recording that can be read.") from error
+        raise UnusableAudio(f"{name} is not a recording that can be read.") from error
+
+
+def _shown(path: Path) -> str:
+    """A file's name as it can be printed: names need not be UTF-8, and a folder may have none (".")."""
+    return os.fsencode(path.name or path).decode(errors="replace")
 
 
 def _excerpts_by_soundfile(path: Path) -> Excerpts:
@@ -133,6 +143,8 @@ def _excerpts_by_soundfile(path: Path) -> Excerpts:
         rate = file.samplerate
         # A damaged header may promise any length; what can't be read is left out below.
         duration = file.frames / rate
+        if duration > LONGEST_SECONDS:  # a FLAC stream that was written without knowing where it ends
+            return _excerpts_by_ffmpeg(path)
         if duration <= WHOLE_SECONDS:
             return cut_excerpts(file.read(dtype="float32", always_2d=True), rate)
         starts, pieces = [], []
@@ -146,61 +158,79 @@ def _excerpts_by_soundfile(path: Path) -> Excerpts:
                 starts.append(start)
                 pieces.append(_resample(samples, rate))
     if not pieces:
-        raise UnusableAudio(f"{path.name} breaks off before anything can be heard.")
+        raise UnusableAudio(f"{_shown(path)} breaks off before anything can be heard.")
     return _assemble(pieces, np.array(starts), duration)
 
 
+@contextmanager
+def _open(path: Path) -> Iterator[av.container.InputContainer]:
+    """A file by FFmpeg, which is kept from opening any other: a playlist may name files and addresses."""
+    alone = {"protocol_whitelist": "none"}
+    with path.open("rb") as raw, av.open(raw, "r", metadata_errors="replace", options=alone) as container:
+        yield container
+
+
 def _excerpts_by_ffmpeg(path: Path) -> Excerpts:
-    with path.open("rb") as raw, av.open(raw) as container:
-        if not container.streams.audio:
-            raise UnusableAudio(f"{path.name} has no sound in it.")
+    with _open(path) as container:
+        if not container.streams.audio or not container.streams.audio[0].rate:
+            raise UnusableAudio(f"{_shown(path)} has no sound in it.")
         duration = _duration(container)
     if duration <= WHOLE_SECONDS:
-        with path.open("rb") as raw, av.open(raw) as container:
-            rate, blocks = _stream(container, 0.0, WHOLE_SECONDS + EXCERPT_SECONDS)
-        if not blocks:
-            raise UnusableAudio(f"{path.name} has no sound in it.")
-        return cut_excerpts(np.concatenate(blocks), rate)
+        with _open(path) as container:
+            rate, samples = _stream(container, 0.0, WHOLE_SECONDS + EXCERPT_SECONDS)
+        if not len(samples):
+            raise UnusableAudio(f"{_shown(path)} has no sound in it.")
+        return cut_excerpts(samples, rate)
     starts, pieces = [], []
-    with path.open("rb") as raw, av.open(raw) as container:
+    with _open(path) as container:
+        origin = _origin(container.streams.audio[0])
         for start in excerpt_starts(duration):
-            container.seek(int(start * av.time_base))
-            rate, blocks = _stream(container, start, start + EXCERPT_SECONDS)
-            samples = np.concatenate(blocks) if blocks else np.zeros((0, 1), np.float32)
+            container.seek(int((start + origin) * av.time_base))
+            rate, samples = _stream(container, start, start + EXCERPT_SECONDS)
             if len(samples) >= rate * MIN_SECONDS:
                 starts.append(start)
-                pieces.append(_resample(samples, rate))
+                pieces.append(_resample(samples[:, None], rate))
     if not pieces:
-        raise UnusableAudio(f"{path.name} breaks off before anything can be heard.")
+        raise UnusableAudio(f"{_shown(path)} breaks off before anything can be heard.")
     return _assemble(pieces, np.array(starts), duration)
 
 
 def _duration(container: av.container.InputContainer) -> float:
     """Seconds of the first audio stream; counted packet by packet where the file does not say."""
     stream = container.streams.audio[0]
-    if stream.duration is not None and stream.time_base is not None:
-        return float(stream.duration * stream.time_base)
-    if container.duration is not None:
-        return container.duration / av.time_base
+    # Where there is no index (AAC without a container), FFmpeg guesses the length from the bit rate.
+    if not container.format.flags & NO_INDEX:
+        if stream.duration is not None and stream.time_base is not None:
+            return float(stream.duration * stream.time_base)
+        if container.duration is not None:
+            return container.duration / av.time_base
     end = 0.0
     for packet in container.demux(stream):
         if packet.pts is not None and packet.time_base is not None:
             end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-    return end
+    return end - _origin(stream)
 
 
-def _stream(container: av.container.InputContainer, start: float, end: float) -> tuple[int, list[np.ndarray]]:
-    """Decoded samples between two times, as a rate and blocks of [samples, channels] float32."""
+def _origin(stream: av.AudioStream) -> float:
+    """When a stream begins by its own clock, in seconds; that of a broadcast starts anywhere."""
+    return float((stream.start_time or 0) * (stream.time_base or 0))
+
+
+def _stream(container: av.container.InputContainer, start: float, end: float) -> tuple[int, np.ndarray]:
+    """Decoded sound between two times, as its rate and [samples] float32, channels averaged."""
     stream = container.streams.audio[0]
-    rate = stream.rate
-    resampler = av.AudioResampler(format="fltp")
-    origin = float((stream.start_time or 0) * (stream.time_base or 0))
-    blocks: list[np.ndarray] = []
+    rate, origin = stream.rate, _origin(stream)
+    resampler, form = None, None
+    blocks = [np.zeros(0, np.float32)]
     missing = round((end - start) * rate)
     for frame in _frames(container, stream):
-        time = (frame.time if frame.time is not None else start) - origin
+        time = (frame.time if frame.time is not None else start + origin) - origin
+        if resampler is None or form != (frame.format.name, frame.layout.name, frame.sample_rate):
+            # Channels and rate may change on the way, in broadcasts and in files that were joined.
+            form = frame.format.name, frame.layout.name, frame.sample_rate
+            resampler = av.AudioResampler(format="fltp", rate=rate)
         for plain in resampler.resample(frame):
-            samples = plain.to_ndarray().T
+            samples = plain.to_ndarray().mean(axis=0)
             samples = samples[max(0, round((start - time) * rate)) :][:missing]
             time += plain.samples / rate
             if len(samples):
@@ -208,12 +238,10 @@ def _stream(container: av.container.InputContainer, start: float, end: float) ->
                 missing -= len(samples)
         if missing <= 0:
             break
-    return rate, blocks
+    return rate, np.concatenate(blocks)
 
 
-def _frames(
-    container: av.container.InputContainer, stream: av.audio.stream.AudioStream
-) -> Iterator[av.AudioFrame]:
+def _frames(container: av.container.InputContainer, stream: av.AudioStream) -> Iterator[av.AudioFrame]:
     """Decoded frames, stepping over packets that are damaged, as players do."""
     for packet in container.demux(stream):
         try:
