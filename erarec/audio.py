@@ -172,8 +172,11 @@ def _open(path: Path) -> Iterator[av.container.InputContainer]:
 
 def _excerpts_by_ffmpeg(path: Path) -> Excerpts:
     with _open(path) as container:
-        if not container.streams.audio or not container.streams.audio[0].rate:
+        if not container.streams.audio:
             raise UnusableAudio(f"{_shown(path)} has no sound in it.")
+        codec = container.streams.audio[0].codec_context
+        if codec is None or not codec.sample_rate:
+            raise UnusableAudio(f"{_shown(path)} holds sound of a kind that cannot be read.")
         duration = _duration(container)
     if duration <= WHOLE_SECONDS:
         with _open(path) as container:
@@ -228,9 +231,9 @@ def _stream(container: av.container.InputContainer, start: float, end: float) ->
         if resampler is None or form != (frame.format.name, frame.layout.name, frame.sample_rate):
             # Channels and rate may change on the way, in broadcasts and in files that were joined.
             form = frame.format.name, frame.layout.name, frame.sample_rate
-            resampler = av.AudioResampler(format="fltp", rate=rate)
+            resampler = av.AudioResampler(format="flt", rate=rate)  # PyAV miscounts more than 8 planes
         for plain in resampler.resample(frame):
-            samples = plain.to_ndarray().mean(axis=0)
+            samples = plain.to_ndarray().reshape(plain.samples, -1).mean(axis=1)
             samples = samples[max(0, round((start - time) * rate)) :][:missing]
             time += plain.samples / rate
             if len(samples):
