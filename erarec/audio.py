@@ -176,7 +176,7 @@ def _excerpts_by_ffmpeg(path: Path) -> Excerpts:
             raise UnusableAudio(f"{_shown(path)} has no sound in it.")
         codec = container.streams.audio[0].codec_context
         if codec is None or not codec.sample_rate:
-            raise UnusableAudio(f"{_shown(path)} holds sound of a kind that cannot be read.")
+            raise UnusableAudio(f"{_shown(path)} is not a recording that can be read.")
         duration = _duration(container)
     if duration <= WHOLE_SECONDS:
         with _open(path) as container:

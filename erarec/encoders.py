@@ -5,8 +5,11 @@ import importlib.util
 import os
 import re
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
+from typing import cast
 
 import numpy as np
 import torch
@@ -71,6 +74,16 @@ class _Kernel(nn.Module):
         self.bias = nn.Parameter(torch.zeros(shape[-1]))
 
 
+class _Norm(nn.BatchNorm1d):
+    """Batch norm as the tagger's authors had it; its statistics are always there."""
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, eps=1e-3)
+
+
 class Tagger(nn.Module):
     """MSD_musicnn (Pons and Serra, 2019), for inference: 50 Last.fm tags of a three-second excerpt.
 
@@ -82,18 +95,14 @@ class Tagger(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-
-        def norms(*widths: int) -> list[nn.BatchNorm1d]:
-            return [nn.BatchNorm1d(width, eps=1e-3) for width in widths]
-
-        self.input_norm = nn.BatchNorm1d(1, eps=1e-3)
+        self.input_norm = _Norm(1)
         self.timbre = nn.ModuleList([_Kernel(7, 38, 204), _Kernel(7, 67, 204)])
-        self.timbre_norms = nn.ModuleList(norms(204, 204))
+        self.timbre_norms = nn.ModuleList([_Norm(204), _Norm(204)])
         self.temporal = nn.ModuleList([nn.Conv1d(1, 51, length) for length in (128, 64, 32)])
-        self.temporal_norms = nn.ModuleList(norms(51, 51, 51))
+        self.temporal_norms = nn.ModuleList([_Norm(51) for _ in range(3)])
         self.middle = nn.ModuleList([nn.Conv1d(width, 64, 7, padding=3) for width in (561, 64, 64)])
-        self.middle_norms = nn.ModuleList(norms(64, 64, 64))
-        self.pooled_norm, self.dense_norm = norms(TAGGER_POOLED, TAGGER_PENULTIMATE)
+        self.middle_norms = nn.ModuleList([_Norm(64) for _ in range(3)])
+        self.pooled_norm, self.dense_norm = _Norm(TAGGER_POOLED), _Norm(TAGGER_PENULTIMATE)
         self.dense = nn.Linear(TAGGER_POOLED, TAGGER_PENULTIMATE)
         self.tags = nn.Linear(TAGGER_PENULTIMATE, len(TAGS))
         self._blocks: list[Tensor] | None = None
@@ -110,6 +119,15 @@ class Tagger(nn.Module):
         self._blocks = None
         return super()._apply(function, *arguments)
 
+    def _timbre_layers(self) -> Iterable[tuple[_Kernel, _Norm, int]]:
+        """Each timbre convolution with its norm, and the neighbours in one product."""
+        kernels, norms = cast(Iterable[_Kernel], self.timbre), cast(Iterable[_Norm], self.timbre_norms)
+        return zip(kernels, norms, self.TIMBRE_POSITIONS, strict=True)
+
+    def _temporal_layers(self) -> Iterable[tuple[nn.Conv1d, _Norm]]:
+        layers, norms = cast(Iterable[nn.Conv1d], self.temporal), cast(Iterable[_Norm], self.temporal_norms)
+        return zip(layers, norms, strict=True)
+
     def _kernel_blocks(self) -> list[Tensor]:
         """The five kernels of the front end as block matrices; where a norm's scale is negative, negated.
 
@@ -118,18 +136,16 @@ class Tagger(nn.Module):
         """
         if self._blocks is None:
             blocks = []
-            for layer, norm, positions in zip(
-                self.timbre, self.timbre_norms, self.TIMBRE_POSITIONS, strict=True
-            ):
-                blocks.append(_block_kernel(layer.weight * norm.weight.sign(), positions))
-            for layer, norm in zip(self.temporal, self.temporal_norms, strict=True):
-                kernel = layer.weight.permute(1, 2, 0) * norm.weight.sign()
-                blocks.append(_block_kernel(kernel, self.TEMPORAL_POSITIONS))
+            for kernel, norm, positions in self._timbre_layers():
+                blocks.append(_block_kernel(kernel.weight * norm.weight.sign(), positions))
+            for layer, norm in self._temporal_layers():
+                weight = layer.weight.permute(1, 2, 0) * norm.weight.sign()
+                blocks.append(_block_kernel(weight, self.TEMPORAL_POSITIONS))
             self._blocks = blocks
         return self._blocks
 
     @staticmethod
-    def _finish(best: Tensor, bias: Tensor, norm: nn.BatchNorm1d) -> Tensor:
+    def _finish(best: Tensor, bias: Tensor, norm: _Norm) -> Tensor:
         """Bias, ReLU and norm, after the maximum. Shape: [E, frames, filters], the same."""
         value = F.relu(best * norm.weight.sign() + bias)
         scale = norm.weight / (norm.running_var + norm.eps).sqrt()
@@ -143,28 +159,26 @@ class Tagger(nn.Module):
         x = (mel - norm.running_mean) / (norm.running_var + norm.eps).sqrt() * norm.weight + norm.bias
         outputs = []
         wide = F.pad(x, (0, 0, 3, 3))
-        for layer, norm, positions, block in zip(
-            self.timbre, self.timbre_norms, self.TIMBRE_POSITIONS, blocks[:2], strict=True
-        ):
-            width = layer.weight.shape[1]
+        for (kernel, norm, positions), block in zip(self._timbre_layers(), blocks[:2], strict=True):
+            width = kernel.weight.shape[1]
             last = bands - width - positions + 1
             # The last group starts where it just fits, and repeats positions: a maximum does not mind.
             groups = [*range(0, last, positions), last]
             windows = wide.unfold(1, 7, 1).unfold(2, width + positions - 1, 1)[:, :, groups]
             product = windows.flatten(3) @ block
             best = product.view(excerpts, frames, len(groups) * positions, -1).amax(2)
-            outputs.append(self._finish(best, layer.bias, norm))
+            outputs.append(self._finish(best, kernel.bias, norm))
         x = x.transpose(1, 2)  # [E, 96, 187]
         positions = self.TEMPORAL_POSITIONS
         surplus = -frames % positions
-        for layer, norm, block in zip(self.temporal, self.temporal_norms, blocks[2:], strict=True):
+        for (layer, norm), block in zip(self._temporal_layers(), blocks[2:], strict=True):
             length = layer.weight.shape[2]
             before = (length - 1) // 2
             padded = F.pad(x, (before, length - 1 - before + surplus))
             windows = padded.unfold(2, length + positions - 1, positions)
             product = windows @ block  # [E, 96, groups, positions * filters]
             best = product.amax(1).view(excerpts, frames + surplus, -1)[:, :frames]
-            outputs.append(self._finish(best, layer.bias, norm))
+            outputs.append(self._finish(best, cast(Tensor, layer.bias), norm))
         return torch.cat(outputs, dim=2)
 
     def forward(self, mel: Tensor, frames: Tensor | None = None) -> Tensor:
@@ -211,6 +225,8 @@ class TaggerTower(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.mean: Tensor
+        self.deviation: Tensor
         self.register_buffer("mean", torch.zeros(TAGGER_FEATURES))
         self.register_buffer("deviation", torch.ones(TAGGER_FEATURES))
         self.layers = nn.Sequential(
@@ -264,6 +280,8 @@ class CnnTower(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.mean: Tensor
+        self.deviation: Tensor
         self.register_buffer("mean", torch.zeros(MEL_BANDS))
         self.register_buffer("deviation", torch.ones(MEL_BANDS))
         self.stem = nn.Sequential(
@@ -349,6 +367,7 @@ class BiographyReader:
         self.model = AutoModel.from_pretrained(path, local_files_only=True).to(self.device).eval()
         self.kept: OrderedDict[str, tuple[np.ndarray, np.ndarray]] = OrderedDict()
         self.kept_sentences = kept_sentences
+        self._reading = Lock()  # neither what is kept nor the tokenizer may be used by two threads at once
 
     def read(self, text: str, name: str | None = None) -> TextTokens:
         """Tokens of one biography, the first 192 at most; ``name`` is the artist's, where it is known."""
@@ -364,9 +383,19 @@ class BiographyReader:
     def encode(self, sentences: set[str], batch_size: int = 64) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Masked sentences to token embeddings [T, 384] float16 and their characters [T, 2] int32.
 
-        The latest few thousand sentences are kept, so that asking again costs nothing.
+        The latest few thousand sentences are kept, so that asking again costs nothing. Threads may share it.
         """
-        new = sorted(sentences - self.kept.keys(), key=lambda sentence: (len(sentence), sentence))
+        with self._reading:
+            self._encode_new(
+                sorted(sentences - self.kept.keys(), key=lambda text: (len(text), text)), batch_size
+            )
+            encoded = {sentence: self.kept[sentence] for sentence in sentences}
+            while len(self.kept) > self.kept_sentences:
+                self.kept.popitem(last=False)
+        return encoded
+
+    def _encode_new(self, new: list[str], batch_size: int) -> None:
+        """Sentences that are not kept yet: into what is kept. Similar lengths are padded together."""
         for first in range(0, len(new), batch_size):
             batch = new[first : first + batch_size]
             inputs = self.tokenizer(
@@ -382,10 +411,6 @@ class BiographyReader:
             for sentence, state, offset in zip(batch, states, offsets, strict=True):
                 real = offset[:, 1] > offset[:, 0]  # without [CLS], [SEP] and padding
                 self.kept[sentence] = (state[real].astype(np.float16), offset[real].astype(np.int32))
-        encoded = {sentence: self.kept[sentence] for sentence in sentences}
-        while len(self.kept) > self.kept_sentences:
-            self.kept.popitem(last=False)
-        return encoded
 
 
 _NOWHERE = np.zeros((0, 2), np.int16), np.zeros((0, 2), np.int32)
@@ -431,7 +456,8 @@ def mask_sentences(text: str, name: str | None = None) -> list[MaskedSentence]:
     """The sentences of a biography with years, decades and (where given) the artist's name masked."""
     replacements = []
     if name:
-        for match in re.finditer(re.escape(name), text):
+        # Whole words: of somebody called "A", not the first letter of "About".
+        for match in re.finditer(rf"(?<!\w){re.escape(name)}(?!\w)", text):
             replacements.append(_Piece("the artist", match.start(), match.end(), replaced=True))
     names = [(piece.start, piece.end) for piece in replacements]
     for mention in year_mentions(text):
@@ -459,10 +485,10 @@ def mask_sentences(text: str, name: str | None = None) -> list[MaskedSentence]:
 
 def _place(text: str, sentence: str, cursor: int) -> tuple[int, int]:
     """Where a whitespace-normalised sentence stands in the text, from ``cursor`` on."""
-    start = text.find(sentence, cursor)
-    if start >= 0:
+    start = cursor + len(text[cursor:]) - len(text[cursor:].lstrip())
+    if text.startswith(sentence, start):
         return start, start + len(sentence)
-    match = re.compile(r"\s+".join(map(re.escape, sentence.split()))).search(text, cursor)
+    match = re.compile(r"\s+".join(map(re.escape, sentence.split()))).match(text, start)
     if match is None:
         raise ValueError("A sentence is not part of its text.")
     return match.span()
@@ -488,6 +514,7 @@ class TextEncoder(nn.Module):
             nn.LayerNorm(2 * WIDTH), nn.Linear(2 * WIDTH, 2 * WIDTH), nn.ReLU(), nn.Dropout(0.1)
         )
         self.out = nn.Linear(2 * WIDTH, WIDTH)
+        self.basis: Tensor
         self.register_buffer("basis", torch.from_numpy(YEAR_BASIS), persistent=False)
 
     def forward(self, embeddings: Tensor, years: Tensor) -> Tensor:
