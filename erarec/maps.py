@@ -82,10 +82,16 @@ def build_map(
     """
     from umap import UMAP  # numba compiles for seconds, and only here is it needed
 
-    fit = UMAP(n_neighbors=min(15, len(embeddings) - 1), min_dist=0.1, metric="cosine", random_state=seed)
+    neighbours = min(15, len(embeddings) - 1)
+    # One thread: with more, the seed would not decide.
+    fit = UMAP(n_neighbors=neighbours, min_dist=0.1, metric="cosine", random_state=seed, n_jobs=1)
     coordinates = np.asarray(fit.fit_transform(embeddings), np.float32)
     return EmbeddingMap(
-        coordinates, embeddings.astype(np.float32), np.array(artists), np.array(titles), np.round(years)
+        coordinates=coordinates,
+        embeddings=embeddings.astype(np.float32),
+        artists=np.array(artists),
+        titles=np.array(titles),
+        years=np.round(years).astype(np.int64),
     )
 
 
@@ -96,6 +102,7 @@ def neighbour_agreement(places: np.ndarray, decades: np.ndarray, count: int = 10
     """
     squares = np.square(places).sum(1)
     distance = squares[:, None] + squares[None] - 2 * places @ places.T
+    count = min(count, len(places) - 1)
     np.fill_diagonal(distance, np.inf)
-    nearest = np.argpartition(distance, count, axis=1)[:, :count]
+    nearest = np.argpartition(distance, count - 1, axis=1)[:, :count]
     return float((decades[nearest] == decades[:, None]).mean())
