@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
 
 import typer
 
@@ -266,7 +266,7 @@ def train(
     from erarec.models import save_checkpoint
     from erarec.training import clear_state, default_settings, prepare, train
 
-    changes = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+    changes: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
     changes |= {"alpha": alpha, "beta": beta, "towers": tuple(towers.split(",")) if towers else None}
     settings = replace(
         default_settings(model, seed), **{name: value for name, value in changes.items() if value is not None}

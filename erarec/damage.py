@@ -7,6 +7,7 @@ filtering, noise and FFmpeg's encoders; random numbers come from a generator tha
 import hashlib
 import io
 from collections.abc import Callable
+from typing import cast
 
 import av
 import numpy as np
@@ -74,7 +75,7 @@ def encode(sound: np.ndarray, codec: str, bits_per_second: int) -> np.ndarray:
     samples = soxr.resample(stretch[0] / (np.abs(stretch).max() + 1e-9), SAMPLE_RATE, rate)
     file = io.BytesIO()
     with av.open(file, "w", format=container_format) as container:
-        stream = container.add_stream(codec, rate=rate, layout="mono")
+        stream = cast(av.AudioStream, container.add_stream(codec, rate=rate, layout="mono"))
         stream.bit_rate = bits_per_second
         if codec == "mp3":
             stream.options = {"compression_level": "7"}  # LAME's fast mode
@@ -88,11 +89,11 @@ def encode(sound: np.ndarray, codec: str, bits_per_second: int) -> np.ndarray:
                 container.mux(stream.encode(plain))
         container.mux(stream.encode(None))
     file.seek(0)
-    with av.open(file) as container:
+    with av.open(file, "r") as encoded:
         from_decoder = av.AudioResampler(format="fltp", layout="mono", rate=rate)
         frames = [
             plain.to_ndarray()[0]
-            for frame in container.decode(audio=0)
+            for frame in encoded.decode(audio=0)
             for plain in from_decoder.resample(frame)
         ]
     heard = soxr.resample(np.concatenate(frames), rate, SAMPLE_RATE)

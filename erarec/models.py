@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -45,7 +45,14 @@ class Inputs:
     words_present: Tensor | None = None
 
     def to(self, device: torch.device | str) -> "Inputs":
-        return Inputs(**{k: v if v is None else v.to(device) for k, v in vars(self).items()})
+        moved: dict[str, Any] = {k: v if v is None else v.to(device) for k, v in vars(self).items()}
+        return Inputs(**moved)
+
+    def text(self) -> tuple[Tensor, Tensor, Tensor]:
+        """words, word_years and words_present, of a batch for a model that reads."""
+        if self.words is None or self.word_years is None or self.words_present is None:
+            raise ValueError("A model that reads needs text, or no_words() in its place.")
+        return self.words, self.word_years, self.words_present
 
 
 @dataclass
@@ -112,9 +119,10 @@ class SoundEncoder(nn.Module):
         for name, tower in self.towers.items():
             # Only excerpts that are there go through, so that padding does not touch the batch norms.
             if name == "cnn":
-                heard = tower(inputs.mel[present].float(), inputs.frames[present])
+                mel, frames = cast(Tensor, inputs.mel), cast(Tensor, inputs.frames)
+                heard = tower(mel[present].float(), frames[present])
             else:
-                heard = tower(inputs.tagger[present].float())
+                heard = tower(cast(Tensor, inputs.tagger)[present].float())
             padded = heard.new_zeros(*present.shape, WIDTH)
             padded[present] = heard
             tokens.append(padded)
@@ -211,6 +219,7 @@ class AudioArtMMC(nn.Module):
         self.projection = Projection()
         self.sound_projection = Projection()
         self.text_projection = Projection(256)
+        self.log_prior: Tensor
         self.register_buffer("log_prior", torch.zeros(YEAR_COUNT))
 
     def artist(self, words: Tensor, word_years: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -223,11 +232,12 @@ class AudioArtMMC(nn.Module):
 
     def answer(self, sound: Sound, inputs: Inputs) -> Outputs:
         """From encoded sound to an answer; what each of ``inputs`` lacks is left out of it."""
-        has_sound, has_text = inputs.present.any(1), inputs.words_present.any(1)
-        text, hidden, artist_logits = self.artist(inputs.words, inputs.word_years, inputs.words_present)
+        words, word_years, words_present = inputs.text()
+        has_sound, has_text = inputs.present.any(1), words_present.any(1)
+        text, hidden, artist_logits = self.artist(words, word_years, words_present)
         sound_years = self.sound_head(sound.pooled).float().log_softmax(-1)
         artist_years = artist_logits.float().log_softmax(-1)
-        token, attentions = self.fusion(sound.tokens, sound.present, text, inputs.words_present)
+        token, attentions = self.fusion(sound.tokens, sound.present, text, words_present)
         product = sound_years * has_sound[:, None] + artist_years * has_text[:, None]
         product = product - self.prior_weight * self.log_prior * (has_sound & has_text)[:, None]
         years = (product + self.fused_years(token).float()).log_softmax(-1)

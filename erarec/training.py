@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -139,7 +140,7 @@ def train(
             raise ValueError(f"{settings.model} is trained with biographies.")
         prior = (weights[:, None] * labels.target[train_clips]).sum(0)
         model.log_prior.copy_(torch.from_numpy(np.log(prior + 1e-4)))
-        held_out = {clips[clip].artist_key for clip in np.flatnonzero(~members)}
+        held_out = {clip.artist_key for clip, member in zip(clips, members, strict=True) if not member}
         allowed = np.array([song.artist_key not in held_out for song in material.songs], bool)
         _fit_artist_side(accelerator, model, material.songs, allowed, biographies, settings, state)
 
@@ -291,7 +292,7 @@ class ClipLoss:
         if settings.model == AudioSUC.name or settings.model == AudioArtMMC.name:
             losses["EC"] = settings.alpha * self.era(outputs.embedding, labels["eras"])
         if settings.model == AudioArtMMC.name:
-            has_sound, has_text = inputs.present.any(1), inputs.words_present.any(1)
+            has_sound, has_text = inputs.present.any(1), inputs.text()[2].any(1)
             both = has_sound & has_text
             losses["MLE sound"] = self._of_some(outputs.sound_years, target, has_sound)
             losses["MLE artist"] = self._of_some(outputs.artist_years, target, has_text)
@@ -314,9 +315,8 @@ class SongBatches:
         self.members = np.flatnonzero(allowed & readable)
         years = np.array([song.year for song in songs])
         self.target = target_distribution(years, years, SONG_SIGMA)
-        _, index, counts = np.unique(
-            [songs[song].artist_key for song in self.members], return_inverse=True, return_counts=True
-        )
+        artists = np.array([song.artist_key for song in songs])[self.members]
+        _, index, counts = np.unique(artists, return_inverse=True, return_counts=True)
         weights = counts[index] ** -0.5
         self.weights = weights / weights.sum()
         self.biographies, self.batch_size = biographies, batch_size
@@ -368,7 +368,8 @@ def _fit_artist_side(
 
 
 def _parameter_groups(model: EraModel, settings: Settings) -> list[dict]:
-    text, rest = [], []
+    text: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         (text if name.startswith(("text_encoder", "artist_head")) else rest).append(parameter)
     groups = [{"params": rest, "lr": settings.learning_rate}]
@@ -461,7 +462,8 @@ def _fit_standardisation(model: EraModel, clean: Features, members: np.ndarray) 
             values = clean.tagger[rows].astype(np.float32)
             mean, deviation = values.mean(0), values.std(0)
         elif isinstance(tower, CnnTower):
-            values = clean.mel[rows[:: max(1, len(rows) // 4000)]].astype(np.float32)
+            mel = cast(np.ndarray, clean.mel)
+            values = mel[rows[:: max(1, len(rows) // 4000)]].astype(np.float32)
             mean, deviation = values.mean((0, 2)), values.std((0, 2))
         else:
             raise TypeError(f"There is no way to standardise {name}.")

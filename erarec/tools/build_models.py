@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
@@ -102,7 +103,7 @@ def build(run: Run, material: Material, work: Path, device: str, precision: str)
         test = np.flatnonzero(folds == fold)
         for ask in asks(run):
             answers[ask.name][test] = ask.of(model, material, test)
-    np.savez_compressed(work / run.folder / "out-of-fold.npz", **answers)
+    np.savez_compressed(work / run.folder / "out-of-fold.npz", **cast(dict[str, Any], answers))
     return answers
 
 
