@@ -255,7 +255,9 @@ def _frames(container: av.container.InputContainer, stream: av.AudioStream) -> I
 
 def _resample(samples: np.ndarray, rate: int) -> np.ndarray:
     """Average the channels and resample. Shape: [samples, channels] -> [samples] float32 at 22,050 Hz."""
-    mono = np.nan_to_num(samples.mean(axis=1, dtype=np.float32), posinf=0.0, neginf=0.0)
+    # Channel by channel: mean() over so short an axis takes ten times as long.
+    mono = sum(samples.T.astype(np.float32, copy=False)) / samples.shape[1]
+    mono = np.nan_to_num(mono, posinf=0.0, neginf=0.0)
     return soxr.resample(mono, rate, SAMPLE_RATE) if len(mono) and rate != SAMPLE_RATE else mono
 
 
