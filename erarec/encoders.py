@@ -360,8 +360,10 @@ class BiographyReader:
     def __init__(self, device: torch.device | str = "cpu", kept_sentences: int = 4096) -> None:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         from transformers import AutoModel, AutoTokenizer
+        from transformers.utils.logging import disable_progress_bar
 
         path = text_model_path()
+        disable_progress_bar()  # of loading, which takes no time; not of the download above
         self.device = torch.device(device)
         self.tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
         self.model = AutoModel.from_pretrained(path, local_files_only=True).to(self.device).eval()

@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -294,11 +294,14 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> tuple[Era
 
     Raises FileNotFoundError, or ValueError for a file that is no checkpoint of this project.
     """
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata() or {}
-        if "config" not in metadata:
-            raise ValueError(f"{path.name} is not a checkpoint of erarec.")
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except SafetensorError as error:
+        raise ValueError(f"{path.name} is not a checkpoint of erarec.") from error
+    if "config" not in metadata:
+        raise ValueError(f"{path.name} is not a checkpoint of erarec.")
     raw = json.loads(metadata["config"])
     config = Config(**{**raw, "towers": tuple(raw["towers"])})
     model = config.build()

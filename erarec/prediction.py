@@ -122,13 +122,18 @@ class EraRecognizer:
         about, notices = self._about(artist, biography)
         if excerpts.duration < EXCERPT_SECONDS:
             notices.append(f"Only {excerpts.duration:.1f} s of sound: a longer recording is surer.")
-        inputs = self._hear(excerpts, seconds)
+        sound, inputs = self._hear(excerpts, seconds)
         tokens = None
         with _timed(seconds, "text"), torch.inference_mode():
             if self.reader is not None and about["biography"]:
                 tokens = self.reader.read(about["biography"], about["name"])
+                if not len(tokens.spans):
+                    tokens = None
+                    notices.append(
+                        "There is nothing to read in the biography: the answer is from the sound alone."
+                    )
         with _timed(seconds, "fusion"), torch.inference_mode():
-            outputs = self.model.answer(*self._modalities(self.model.sound_encoder(inputs), inputs, tokens))
+            outputs = self.model.answer(*self._modalities(sound, inputs, tokens))
         log_years, embedding = outputs.years.cpu().numpy(), outputs.embedding[0].cpu().numpy()
         attention = outputs.attention[0].cpu().numpy()
         probabilities = np.exp(log_years.astype(np.float64))
@@ -170,8 +175,8 @@ class EraRecognizer:
             seconds={name: round(value, 4) for name, value in seconds.items()},
         )
 
-    def _hear(self, excerpts: Excerpts, seconds: dict[str, float]) -> Inputs:
-        """A batch of one recording, with the time it took under "mel" and "sound"."""
+    def _hear(self, excerpts: Excerpts, seconds: dict[str, float]) -> tuple[Sound, Inputs]:
+        """A batch of one recording, encoded, with the time it took under "mel" and "sound"."""
         with _timed(seconds, "mel"), torch.inference_mode():
             tagger = "tagger" in self.config.towers
             spectrogram = self.hearing.tagger_spectrogram(excerpts.sound) if tagger else None
@@ -183,12 +188,13 @@ class EraRecognizer:
             if spectrogram is not None:
                 features = self.hearing.tags(spectrogram, excerpts.seconds)
                 tags = torch.from_numpy(features)[None].to(self.device)
-        return Inputs(
-            present=torch.ones(1, len(excerpts.starts), dtype=torch.bool, device=self.device),
-            tagger=tags,
-            mel=mel,
-            frames=torch.from_numpy(mel_frames(excerpts.seconds))[None].to(self.device),
-        )
+            inputs = Inputs(
+                present=torch.ones(1, len(excerpts.starts), dtype=torch.bool, device=self.device),
+                tagger=tags,
+                mel=mel,
+                frames=torch.from_numpy(mel_frames(excerpts.seconds))[None].to(self.device),
+            )
+            return self.model.sound_encoder(inputs), inputs
 
     def _modalities(self, sound: Sound, inputs: Inputs, tokens: TextTokens | None) -> tuple[Sound, Inputs]:
         """Three times the same recording where there is text: all of it, sound alone, artist alone."""
@@ -217,7 +223,7 @@ class EraRecognizer:
 
     def _about(self, artist: str | None, biography: str | None) -> tuple[dict[str, str | None], list[str]]:
         """What will be read about the artist, and what the user should know of it."""
-        query, text = (artist or "").strip(), (biography or "").strip()
+        query, text = _printable(artist or "").strip(), _printable(biography or "").strip()
         about: dict[str, str | None] = {"query": query[:200], "name": None, "match": "none"}
         about |= {"biography": "", "source": "none"}
         notices = []
@@ -266,6 +272,11 @@ def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     start = time.perf_counter()
     yield
     seconds[name] = time.perf_counter() - start
+
+
+def _printable(text: str) -> str:
+    """Without the halves of characters that a command line or JSON may hold, and no printer takes."""
+    return text.encode(errors="replace").decode()
 
 
 def _rounded(probabilities: np.ndarray) -> list[float]:
