@@ -16,6 +16,7 @@ from conftest import melody
 from hypothesis import given
 from hypothesis import strategies as st
 
+from erarec import audio
 from erarec.audio import (
     EXCERPT_SAMPLES,
     EXCERPT_SECONDS,
@@ -295,6 +296,24 @@ def test_ninety_seconds_by_ffmpeg_come_from_where_they_say(tmp_path, extension):
     assert excerpts.duration == pytest.approx(90, abs=0.1)
     assert len(excerpts.starts) == MAX_EXCERPTS
     assert (np.abs(told_times(excerpts.sound) + 5 - (excerpts.starts + 1.5)) < 6).all()
+
+
+@pytest.mark.parametrize(("extension", "options"), [("m4a", {}), ("ts", {"output_ts_offset": "5000"})])
+def test_only_what_the_excerpts_need_is_decoded(tmp_path, monkeypatch, extension, options):
+    """Also of a recording of a broadcast, whose clock does not begin at zero."""
+    path = encode(tmp_path / f"long.{extension}", staircase(300, 8000), "aac", 8000, **options)
+    frames, decoded = audio._frames, []
+
+    def counted(*arguments):
+        for frame in frames(*arguments):
+            decoded.append(frame.samples / frame.sample_rate)
+            yield frame
+
+    monkeypatch.setattr(audio, "_frames", counted)
+    excerpts = read_excerpts(path)
+    assert len(excerpts.starts) == MAX_EXCERPTS
+    assert (np.abs(told_times(excerpts.sound) + 5 - (excerpts.starts + 1.5)) < 6).all()
+    assert 60 <= sum(decoded) < 120
 
 
 def test_the_length_of_aac_without_container_is_counted(tmp_path):

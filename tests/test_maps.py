@@ -65,11 +65,9 @@ def test_a_song_between_two_islands_lies_on_one_of_them():
     assert x in (0, 100)
 
 
-def test_the_nearer_of_two_on_an_island_weighs_more():
-    embeddings = np.array([[1, 0.00], [1, 0.3]])
-    known = made_map(embeddings, np.array([[0.0, 0.0], [1.0, 0.0]]))
-    x, _ = known.place(unit(np.array([1.0, 0.05])))
-    assert 0 <= x < 0.5
+def test_one_that_is_near_outweighs_two_that_are_not():
+    known = made_map(np.array([[1, 0.0], [1, 0.7], [1, 0.75]]), np.array([[0, 0], [50, 0], [51, 0]]))
+    assert known.place(unit(np.array([1.0, 0.05])))[0] == pytest.approx(0, abs=0.1)
 
 
 def test_a_map_comes_back_as_it_was_saved(tmp_path):
