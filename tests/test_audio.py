@@ -323,15 +323,18 @@ def test_the_length_of_aac_without_container_is_counted(tmp_path):
     assert read_excerpts(path).duration == pytest.approx(80, abs=0.1)
 
 
+@pytest.mark.parametrize("clock", ["0", "5000"])
 @pytest.mark.parametrize("seconds", [10, 80])
-def test_webm_from_a_browser_has_no_duration_and_is_answered(tmp_path, seconds):
-    path = encode(tmp_path / "live.webm", staircase(seconds, 48000), "libopus", 48000, live="1")
+def test_webm_from_a_browser_has_no_duration_and_is_answered(tmp_path, seconds, clock):
+    options = {"live": "1", "output_ts_offset": clock}
+    path = encode(tmp_path / "live.webm", staircase(seconds, 48000), "libopus", 48000, **options)
     with av.open(str(path)) as container:
         assert container.duration is None
         assert container.streams.audio[0].duration is None
     excerpts = read_excerpts(path)
     assert excerpts.duration == pytest.approx(seconds, abs=0.1)
     assert len(excerpts.starts) == min(MAX_EXCERPTS, -(-seconds // 3))
+    assert (np.abs(told_times(excerpts.sound) + 5 - (excerpts.starts + 1.5)) < 6).all()
 
 
 @pytest.mark.parametrize("seconds", [10, 80])

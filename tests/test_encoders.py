@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -319,10 +320,20 @@ def test_what_is_kept_is_bounded():
     assert len(reader.read(" ".join(texts)).embeddings) == sum(map(len, tokens))
 
 
-def test_threads_may_share_a_reader():
+def test_threads_may_share_a_reader(monkeypatch):
+    """While one asks the model, another must not throw away what the first counts on."""
     reader = BiographyReader(kept_sentences=2)
-    texts = [f"Singer number {word} was born and sang." for word in ("one", "two", "three", "four")]
+    texts = [
+        f"All of them sang well. Singer {word} was the best." for word in ("one", "two", "three", "four")
+    ]
     expected = [reader.read(text).embeddings for text in texts]
+    model = reader.model
+
+    def slow(**inputs):
+        time.sleep(0.005)
+        return model(**inputs)
+
+    monkeypatch.setattr(reader, "model", slow)
     errors: list[BaseException] = []
 
     def read() -> None:
