@@ -235,7 +235,7 @@ def print_annotate(recording: Path, artist: str, model: str, copies: int, folder
         shutil.copy(recording, album / f"{number}{recording.suffix}")
     print(f"\nannotate, {copies} copies of {recording.name}, {_short(model)}")
     processors = os.cpu_count() or 1
-    for workers, threads in ((1, processors), (2, processors), (processors, 1)):
+    for workers, threads in ((1, processors), (2, processors), (2, max(1, processors // 2))):
         speed = annotate_speed(album, artist, model, workers, threads)
         print(f"  {workers} at once, {threads} threads each: {speed:.2f} recordings a second")
 
