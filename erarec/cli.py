@@ -280,7 +280,6 @@ def train(
             read_songs(songs) if songs else [],
             read_leads(leads) if leads else {},
             device.value,
-            precision.value,
         )
         members = None if fold is None else [clip.fold != fold for clip in clips]
         state = out.with_suffix(".state")

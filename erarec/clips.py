@@ -146,13 +146,11 @@ class FeatureCache:
     Args:
         folder: where they are kept; arrays are mapped from there, not loaded.
         device: where mels and the tagger are computed.
-        autocast: compute the tagger in bfloat16 (four times as fast on processors that have it).
     """
 
-    def __init__(self, folder: Path, device: torch.device | str = "cpu", autocast: bool = False) -> None:
+    def __init__(self, folder: Path, device: torch.device | str = "cpu") -> None:
         self.folder = folder
         self.device = torch.device(device)
-        self.autocast = autocast
 
     def features(self, clips: Sequence[Clip], hearings: Iterable[str], with_mel: bool) -> dict[str, Features]:
         """Features of the clips in each hearing: "clean", a damage's name, or "anything-2" (a third copy).
@@ -195,7 +193,7 @@ class FeatureCache:
             max_workers=os.cpu_count(),
             mp_context=multiprocessing.get_context("spawn"),
             initializer=_start_worker,
-            initargs=(self.device, self.autocast, list(folders), with_mel),
+            initargs=(self.device, list(folders), with_mel),
         ) as pool:
             # Mapped in stretches, so that results do not pile up in memory.
             for first in track(range(0, len(clips), 64), f"Hearing {', '.join(folders)}"):
@@ -228,10 +226,17 @@ class FeatureCache:
 _worker: tuple["Hearing", list[str], bool]  # of a process that computes features
 
 
-def _start_worker(device: torch.device, autocast: bool, hearings: list[str], with_mel: bool) -> None:
+def _start_worker(device: torch.device, hearings: list[str], with_mel: bool) -> None:
     global _worker
     torch.set_num_threads(1)
-    _worker = Hearing(device, autocast), hearings, with_mel
+    _worker = Hearing(device, fast_bfloat16(device)), hearings, with_mel
+
+
+def fast_bfloat16(device: torch.device) -> bool:
+    """Whether matrix products in bfloat16 are several times as fast as in float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
 
 
 def _hear_clip(clip: Clip) -> tuple[np.ndarray, dict[str, tuple[np.ndarray, np.ndarray | None]]] | None:
@@ -335,17 +340,24 @@ class TextTable:
             np.concatenate([[0], np.cumsum(lengths)]),
         )
 
-    def batch(self, texts: np.ndarray) -> dict[str, Tensor]:
+    def batch(
+        self, texts: np.ndarray, limit: int = MAX_TEXT_TOKENS, rng: np.random.Generator | None = None
+    ) -> dict[str, Tensor]:
         """Inputs of some texts, by index; -1 stands for no text.
+
+        Of texts with more than ``limit`` tokens only so many are taken, drawn at random with ``rng``.
 
         Shape: [N] int -> words [N, T, 384] float32, word_years [N, T, 2] int64, words_present [N, T] bool.
         """
         lengths = np.where(texts < 0, 0, self.first[texts + 1] - self.first[texts])
-        longest = max(1, lengths.max(initial=1))
+        longest = max(1, min(limit, lengths.max(initial=1)))
         rows = np.zeros((len(texts), longest), np.int32)
         years = np.full((len(texts), longest, 2), -1, np.int64)
         for n, (text, length) in enumerate(zip(texts, lengths, strict=True)):
-            part = slice(self.first[text], self.first[text] + length)
+            part = np.arange(self.first[text], self.first[text] + length)
+            if length > limit:
+                part = np.sort(rng.choice(part, limit, replace=False)) if rng else part[:limit]
+                length = limit
             rows[n, :length], years[n, :length] = self.rows[part], self.years[part]
         return {
             "words": torch.from_numpy(self.embeddings[rows]).float(),

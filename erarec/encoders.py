@@ -512,9 +512,7 @@ class TextEncoder(nn.Module):
         self.words = nn.Linear(TEXT_WIDTH, WIDTH)
         self.years = nn.Linear(YEAR_BASIS.shape[1], WIDTH, bias=False)
         self.decades = nn.Embedding(len(DECADES) + 1, WIDTH, padding_idx=0)
-        self.mix = nn.Sequential(
-            nn.LayerNorm(2 * WIDTH), nn.Linear(2 * WIDTH, 2 * WIDTH), nn.ReLU(), nn.Dropout(0.1)
-        )
+        self.mix = nn.Sequential(nn.LayerNorm(2 * WIDTH), nn.Linear(2 * WIDTH, 2 * WIDTH), nn.ReLU())
         self.out = nn.Linear(2 * WIDTH, WIDTH)
         self.basis: Tensor
         self.register_buffer("basis", torch.from_numpy(YEAR_BASIS), persistent=False)

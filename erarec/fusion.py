@@ -21,10 +21,7 @@ class FusionLayer(nn.Module):
         self.attention_norm, self.feed_norm = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
         self.query_key_value = nn.Linear(WIDTH, 3 * WIDTH)
         self.out = nn.Linear(WIDTH, WIDTH)
-        self.feed = nn.Sequential(
-            nn.Linear(WIDTH, 2 * WIDTH), nn.GELU(), nn.Dropout(0.2), nn.Linear(2 * WIDTH, WIDTH)
-        )
-        self.dropout = nn.Dropout(0.2)
+        self.feed = nn.Sequential(nn.Linear(WIDTH, 2 * WIDTH), nn.GELU(), nn.Linear(2 * WIDTH, WIDTH))
 
     def forward(self, tokens: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         n, length, _ = tokens.shape
@@ -33,8 +30,8 @@ class FusionLayer(nn.Module):
         scores = (query @ key.transpose(-1, -2) / (WIDTH // HEADS) ** 0.5).float()
         attention = scores.masked_fill(~present[:, None, None, :], -torch.inf).softmax(-1)
         heard = (attention.to(value.dtype) @ value).transpose(1, 2).reshape(n, length, WIDTH)
-        tokens = tokens + self.dropout(self.out(heard))
-        return tokens + self.dropout(self.feed(self.feed_norm(tokens))), attention.mean(1)
+        tokens = tokens + self.out(heard)
+        return tokens + self.feed(self.feed_norm(tokens)), attention.mean(1)
 
 
 class Fusion(nn.Module):
@@ -50,7 +47,8 @@ class Fusion(nn.Module):
         self.modality = nn.Parameter(torch.randn(2, WIDTH) * 0.02)
         self.sound_norm, self.text_norm = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
         self.layers = nn.ModuleList([FusionLayer() for _ in range(LAYERS)])
-        self.norm = nn.LayerNorm(WIDTH)
+        # The tokens themselves are thinned out in training (clips.TextTable.batch), which costs nothing.
+        self.norm, self.dropout = nn.LayerNorm(WIDTH), nn.Dropout(0.3)
 
     def forward(
         self, sound: Tensor, sound_present: Tensor, text: Tensor, text_present: Tensor
@@ -67,7 +65,7 @@ class Fusion(nn.Module):
         for layer in self.layers:
             tokens, attention = layer(tokens, present)
             attentions.append(attention)
-        return self.norm(tokens[:, 0]), attentions
+        return self.dropout(self.norm(tokens[:, 0])), attentions
 
 
 def attention_rollout(attentions: list[Tensor]) -> Tensor:

@@ -44,9 +44,10 @@ class Settings:
 
     model: str
     towers: tuple[str, ...] = ("tagger",)
-    epochs: int = 60
+    epochs: int = 40
     batch_size: int = 128
-    excerpts: int = 8  # of a clip at most in one batch, drawn at random
+    excerpts: int = 3  # of a clip at most in one batch, drawn at random
+    words: int = 96  # of a biography at most in one batch, drawn at random
     learning_rate: float = 2e-3
     weight_decay: float = 0.05
     clean: float = 0.5  # share of the clips that are heard undamaged
@@ -67,7 +68,7 @@ def default_settings(model: str, seed: int = 0) -> Settings:
     if model == "audio-cnn":
         return Settings(model, ("cnn",), epochs=20, batch_size=64, excerpts=1, seed=seed)
     if model == "audioart-mmc":
-        return Settings(model, epochs=30, learning_rate=1e-3, seed=seed)
+        return Settings(model, epochs=20, learning_rate=1e-3, seed=seed)
     return Settings(model, seed=seed)
 
 
@@ -78,16 +79,13 @@ def prepare(
     songs: Sequence[Song] = (),
     leads: dict[str, str] | None = None,
     device: str = "auto",
-    precision: str = "auto",
 ) -> Material:
     """Compute what training reads again and again: features of frozen parts, clean and damaged, and texts.
 
     All of it is kept in the folder ``cache``, and taken from there when it has been computed before.
     """
     on = resolve_device(device)
-    features = FeatureCache(cache, on, autocast=resolve_precision(precision, on) == "bf16").features(
-        clips, TRAINING_HEARINGS, with_mel="cnn" in settings.towers
-    )
+    features = FeatureCache(cache, on).features(clips, TRAINING_HEARINGS, with_mel="cnn" in settings.towers)
     if settings.model != AudioArtMMC.name:
         return Material(clips, features)
     # Named by all that it is made of, so that it is made anew when any of that changes.
@@ -161,12 +159,10 @@ def train(
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """ "auto" is bfloat16 where the hardware multiplies matrices in it, else none."""
+    """ "auto" is bfloat16 on a GPU that has it. On a CPU it does not make training faster, and is off."""
     if precision != "auto":
         return precision
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "no"
-    return "bf16" if device.type == "cpu" and torch.cpu._is_amx_tile_supported() else "no"
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "no"
 
 
 @dataclass(frozen=True)
@@ -248,7 +244,7 @@ class ClipBatches:
             # A row must keep something: sound goes only where there is text.
             deaf = torch.from_numpy((chance > 1 - settings.without_sound) & (texts >= 0))
             inputs.present[deaf] = False
-            vars(inputs).update(self.biographies.table.batch(texts))
+            vars(inputs).update(self.biographies.table.batch(texts, settings.words, rng))
         return inputs
 
 
@@ -309,7 +305,7 @@ class SongBatches:
     """Batches of songs' biographies and years; artists with many songs do not drown the others."""
 
     def __init__(
-        self, songs: Sequence[Song], allowed: np.ndarray, biographies: Biographies, batch_size: int
+        self, songs: Sequence[Song], allowed: np.ndarray, biographies: Biographies, settings: Settings
     ) -> None:
         readable = (biographies.song_composed >= 0).any(1) | (biographies.song_leads >= 0).any(1)
         self.members = np.flatnonzero(allowed & readable)
@@ -319,7 +315,8 @@ class SongBatches:
         _, index, counts = np.unique(artists, return_inverse=True, return_counts=True)
         weights = counts[index] ** -0.5
         self.weights = weights / weights.sum()
-        self.biographies, self.batch_size = biographies, batch_size
+        self.biographies = biographies
+        self.batch_size, self.words = settings.artist_batch_size, settings.words
 
     def __len__(self) -> int:
         return -(-len(self.members) // self.batch_size)
@@ -330,7 +327,8 @@ class SongBatches:
             texts = self.biographies.draw(rng, batch, of_songs=True)
             batch, texts = batch[texts >= 0], texts[texts >= 0]
             inputs = Inputs(
-                torch.zeros(len(batch), 0, dtype=torch.bool), **self.biographies.table.batch(texts)
+                torch.zeros(len(batch), 0, dtype=torch.bool),
+                **self.biographies.table.batch(texts, self.words, rng),
             )
             yield inputs, {"target": torch.from_numpy(self.target[batch])}
 
@@ -357,7 +355,7 @@ def _fit_artist_side(
     _fit(
         accelerator,
         model,
-        SongBatches(songs, allowed, biographies, settings.artist_batch_size),
+        SongBatches(songs, allowed, biographies, settings),
         loss,
         epochs=settings.artist_epochs,
         groups=[{"params": [p for part in parts for p in part.parameters()], "lr": settings.learning_rate}],

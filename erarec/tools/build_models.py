@@ -22,7 +22,7 @@ from erarec.encoders import ASSETS
 from erarec.evaluation import answer_clips, map_manifest, markdown_table, paired_difference, report
 from erarec.models import EraModel, load_checkpoint, resolve_device, save_checkpoint
 from erarec.prediction import CHECKPOINTS, EraRecognizer
-from erarec.training import Settings, clear_state, default_settings, prepare, resolve_precision, train
+from erarec.training import Settings, clear_state, default_settings, prepare, train
 from erarec.years import YEAR_COUNT
 
 ROOT = Path(__file__).parents[2]
@@ -194,10 +194,8 @@ def main() -> None:
         read_songs(arguments.data / "songs.csv"),
         read_leads(arguments.data / "biographies.jsonl"),
         arguments.device,
-        arguments.precision,
     )
-    autocast = resolve_precision(arguments.precision, resolve_device(arguments.device)) == "bf16"
-    features = FeatureCache(cache, autocast=autocast)
+    features = FeatureCache(cache, resolve_device(arguments.device))
     material.features.update(features.features(clips, ["phone"], with_mel=True))
 
     answers = {
