@@ -1,6 +1,11 @@
 """erarec: hear a recording, name its year."""
 
+import os
 from typing import TYPE_CHECKING, Any
+
+# Before torch is imported: its threads wait asleep, not spinning. When anything else wants the processor (another
+# request, another worker), spinning makes small operations more than ten times as slow.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
     from erarec.prediction import EraPrediction, EraRecognizer

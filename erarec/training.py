@@ -7,7 +7,7 @@ ends at the same weights as one that was not.
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -54,9 +54,10 @@ class Settings:
     alpha: float = 0.2  # weight of L_EC
     beta: float = 0.2  # weight of L_MMC
     temperature: float = 0.1
-    artist_epochs: int = 3
+    sound_epochs: int = 40  # of each side alone, before both together
+    artist_epochs: int = 2
     artist_batch_size: int = 256
-    artist_rate: float = 0.2  # learning rate of the pretrained text side, relative to the rest
+    pretrained_rate: float = 0.2  # learning rate of both sides then, relative to the fusion's
     without_text: float = 0.3  # modality dropout
     without_sound: float = 0.15
     prior_weight: float = 0.0
@@ -68,7 +69,7 @@ def default_settings(model: str, seed: int = 0) -> Settings:
     if model == "audio-cnn":
         return Settings(model, ("cnn",), epochs=20, batch_size=64, excerpts=1, seed=seed)
     if model == "audioart-mmc":
-        return Settings(model, epochs=20, learning_rate=1e-3, seed=seed)
+        return Settings(model, epochs=15, learning_rate=1e-3, seed=seed)
     return Settings(model, seed=seed)
 
 
@@ -140,6 +141,12 @@ def train(
         model.log_prior.copy_(torch.from_numpy(np.log(prior + 1e-4)))
         held_out = {clip.artist_key for clip, member in zip(clips, members, strict=True) if not member}
         allowed = np.array([song.artist_key not in held_out for song in material.songs], bool)
+        sound = default_settings(AudioSUC.name, settings.seed)
+        sound = replace(sound, towers=settings.towers, epochs=settings.sound_epochs)
+        if sound.epochs:
+            trained, _ = train(material, sound, members, state and state / "sound", device, precision)
+            model.sound_encoder.load_state_dict(trained.sound_encoder.state_dict())
+            model.sound_head.load_state_dict(trained.sound_head.state_dict())
         _fit_artist_side(accelerator, model, material.songs, allowed, biographies, settings, state)
 
     texts = biographies if model.reads_text else None
@@ -366,13 +373,14 @@ def _fit_artist_side(
 
 
 def _parameter_groups(model: EraModel, settings: Settings) -> list[dict]:
-    text: list[nn.Parameter] = []
-    rest: list[nn.Parameter] = []
+    """What was trained before moves slowly, so that it is not spoilt by a fusion that knows nothing yet."""
+    sides = ("sound_encoder", "sound_head", "text_encoder", "artist_head") if model.reads_text else ()
+    trained_before, new = [], []
     for name, parameter in model.named_parameters():
-        (text if name.startswith(("text_encoder", "artist_head")) else rest).append(parameter)
-    groups = [{"params": rest, "lr": settings.learning_rate}]
-    if text:
-        groups.append({"params": text, "lr": settings.learning_rate * settings.artist_rate})
+        (trained_before if name.startswith(sides) else new).append(parameter)
+    groups = [{"params": new, "lr": settings.learning_rate}]
+    if trained_before:
+        groups.append({"params": trained_before, "lr": settings.learning_rate * settings.pretrained_rate})
     return groups
 
 
