@@ -1,10 +1,11 @@
 """erarec: hear a recording, name its year."""
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-# Before torch is imported: its threads wait asleep, not spinning. When anything else wants the processor (another
-# request, another worker), spinning makes small operations more than ten times as slow.
+# Before torch is imported: its threads wait asleep, not spinning. When anything else wants the processor,
+# another request or worker, spinning makes small operations more than ten times as slow.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["MODELS", "EraPrediction", "EraRecognizer", "load"]
 
+ASSETS = Path(__file__).parents[1] / "assets"
+CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
 MODELS = ("audioart-mmc", "audio-suc", "audio-cnn")  # best first
 
 

@@ -14,9 +14,10 @@ import numpy as np
 from rapidfuzz import process
 from rapidfuzz.distance import OSA
 
-from .years import LAST_YEAR
+from erarec import ASSETS
+from erarec.years import LAST_YEAR
 
-LIBRARY = Path(__file__).parents[1] / "assets" / "artists.json.xz"
+LIBRARY = ASSETS / "artists.json.xz"
 BIOGRAPHY_LIMIT = 2000  # characters that the model reads
 QUERY_LIMIT = 200  # characters; no artist's name is longer
 

@@ -27,15 +27,8 @@ from erarec.audio import (
     tagger_sound,
 )
 from erarec.damage import damage
-from erarec.encoders import (
-    MAX_TEXT_TOKENS,
-    TAGGER_FEATURES,
-    TEXT_WIDTH,
-    BiographyReader,
-    Tagger,
-    mask_sentences,
-    tagger_frames,
-)
+from erarec.encoders import MAX_TEXT_TOKENS, TEXT_WIDTH, BiographyReader, mask_sentences
+from erarec.tagger import TAGGER_FEATURES, Tagger, tagger_frames
 from erarec.years import FIRST_YEAR, LAST_YEAR
 
 FOLDS = 5

@@ -5,16 +5,13 @@ import importlib.util
 import os
 import re
 from collections import OrderedDict
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from erarec.artist import split_sentences, year_mentions
@@ -23,193 +20,11 @@ from erarec.audio import (
     MEL_BANDS,
     MEL_FRAMES,
     SAMPLE_RATE,
-    TAGGER_FRAMES,
-    TAGGER_HOP,
-    TAGGER_SAMPLE_RATE,
 )
+from erarec.tagger import TAGGER_FEATURES
 from erarec.years import DECADES, FIRST_YEAR, YEARS
 
-ASSETS = Path(__file__).parents[1] / "assets"
-TAGGER_PATH = ASSETS / "tagger.safetensors"
 WIDTH = 128  # of every token
-
-# --- the tagger --------------------------------------------------------------------------------------
-
-TAGGER_PENULTIMATE = 200
-TAGGER_POOLED = 1506
-# fmt: off
-TAGS = (
-    "rock", "pop", "alternative", "indie", "electronic", "female vocalists", "dance", "00s",
-    "alternative rock", "jazz", "beautiful", "metal", "chillout", "male vocalists", "classic rock", "soul",
-    "indie rock", "Mellow", "electronica", "80s", "folk", "90s", "chill", "instrumental", "punk", "oldies",
-    "blues", "hard rock", "ambient", "acoustic", "experimental", "female vocalist", "guitar", "Hip-Hop",
-    "70s", "party", "country", "easy listening", "sexy", "catchy", "funk", "electro", "heavy metal",
-    "Progressive rock", "60s", "rnb", "indie pop", "sad", "House", "happy",
-)
-# fmt: on
-TAGGER_FEATURES = TAGGER_PENULTIMATE + len(TAGS) + TAGGER_POOLED  # 1,756 numbers an excerpt
-
-
-def _block_kernel(kernel: Tensor, positions: int) -> Tensor:
-    """One matrix that applies a kernel at several neighbouring positions of its second axis at once.
-
-    A matrix product over a window wider by ``positions - 1`` replaces as many over windows that overlap
-    almost wholly: a few more multiplications by zero, but several times less memory to gather.
-
-    Shape: [time, width, filters] -> [time * (width + positions - 1), positions * filters].
-    """
-    time, width, filters = kernel.shape
-    block = kernel.new_zeros(time, width + positions - 1, positions, filters)
-    for position in range(positions):
-        block[:, position : position + width, position] = kernel
-    return block.flatten(0, 1).flatten(1)
-
-
-class _Kernel(nn.Module):
-    """A convolution's weights, kept as they were imported."""
-
-    def __init__(self, *shape: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(*shape))
-        self.bias = nn.Parameter(torch.zeros(shape[-1]))
-
-
-class _Norm(nn.BatchNorm1d):
-    """Batch norm as the tagger's authors had it; its statistics are always there."""
-
-    running_mean: Tensor
-    running_var: Tensor
-
-    def __init__(self, width: int) -> None:
-        super().__init__(width, eps=1e-3)
-
-
-class Tagger(nn.Module):
-    """MSD_musicnn (Pons and Serra, 2019), for inference: 50 Last.fm tags of a three-second excerpt.
-
-    Source: "musicnn: pre-trained convolutional neural networks for music audio tagging", arXiv 1909.06654.
-    """
-
-    TIMBRE_POSITIONS = (8, 6)  # neighbouring frequencies in one matrix product; measured, see make bench
-    TEMPORAL_POSITIONS = 16  # neighbouring frames
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.input_norm = _Norm(1)
-        self.timbre = nn.ModuleList([_Kernel(7, 38, 204), _Kernel(7, 67, 204)])
-        self.timbre_norms = nn.ModuleList([_Norm(204), _Norm(204)])
-        self.temporal = nn.ModuleList([nn.Conv1d(1, 51, length) for length in (128, 64, 32)])
-        self.temporal_norms = nn.ModuleList([_Norm(51) for _ in range(3)])
-        self.middle = nn.ModuleList([nn.Conv1d(width, 64, 7, padding=3) for width in (561, 64, 64)])
-        self.middle_norms = nn.ModuleList([_Norm(64) for _ in range(3)])
-        self.pooled_norm, self.dense_norm = _Norm(TAGGER_POOLED), _Norm(TAGGER_PENULTIMATE)
-        self.dense = nn.Linear(TAGGER_POOLED, TAGGER_PENULTIMATE)
-        self.tags = nn.Linear(TAGGER_PENULTIMATE, len(TAGS))
-        self._blocks: list[Tensor] | None = None
-        self.requires_grad_(False).eval()
-
-    @classmethod
-    def load(cls, path: Path = TAGGER_PATH) -> "Tagger":
-        """The tagger with its imported weights. Raises FileNotFoundError where the asset is missing."""
-        tagger = cls()
-        tagger.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
-        return tagger
-
-    def _apply(self, function, *arguments):  # weights moved or changed: the blocks are made anew
-        self._blocks = None
-        return super()._apply(function, *arguments)
-
-    def _timbre_layers(self) -> Iterable[tuple[_Kernel, _Norm, int]]:
-        """Each timbre convolution with its norm, and the neighbours in one product."""
-        kernels, norms = cast(Iterable[_Kernel], self.timbre), cast(Iterable[_Norm], self.timbre_norms)
-        return zip(kernels, norms, self.TIMBRE_POSITIONS, strict=True)
-
-    def _temporal_layers(self) -> Iterable[tuple[nn.Conv1d, _Norm]]:
-        layers, norms = cast(Iterable[nn.Conv1d], self.temporal), cast(Iterable[_Norm], self.temporal_norms)
-        return zip(layers, norms, strict=True)
-
-    def _kernel_blocks(self) -> list[Tensor]:
-        """The five kernels of the front end as block matrices; where a norm's scale is negative, negated.
-
-        The maximum over frequency is taken first, before bias, ReLU and norm, which are monotone: rising
-        where the norm's scale is positive, falling where it is negative, where the minimum is due.
-        """
-        if self._blocks is None:
-            blocks = []
-            for kernel, norm, positions in self._timbre_layers():
-                blocks.append(_block_kernel(kernel.weight * norm.weight.sign(), positions))
-            for layer, norm in self._temporal_layers():
-                weight = layer.weight.permute(1, 2, 0) * norm.weight.sign()
-                blocks.append(_block_kernel(weight, self.TEMPORAL_POSITIONS))
-            self._blocks = blocks
-        return self._blocks
-
-    @staticmethod
-    def _finish(best: Tensor, bias: Tensor, norm: _Norm) -> Tensor:
-        """Bias, ReLU and norm, after the maximum. Shape: [E, frames, filters], the same."""
-        value = F.relu(best * norm.weight.sign() + bias)
-        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-        return value * scale + (norm.bias - norm.running_mean * scale)
-
-    def front_end(self, mel: Tensor) -> Tensor:
-        """Shape: [E, 187, 96] -> [E, 187, 561]."""
-        excerpts, frames, bands = mel.shape
-        blocks = self._kernel_blocks()
-        norm = self.input_norm
-        x = (mel - norm.running_mean) / (norm.running_var + norm.eps).sqrt() * norm.weight + norm.bias
-        outputs = []
-        wide = F.pad(x, (0, 0, 3, 3))
-        for (kernel, norm, positions), block in zip(self._timbre_layers(), blocks[:2], strict=True):
-            width = kernel.weight.shape[1]
-            last = bands - width - positions + 1
-            # The last group starts where it just fits, and repeats positions: a maximum does not mind.
-            groups = [*range(0, last, positions), last]
-            windows = wide.unfold(1, 7, 1).unfold(2, width + positions - 1, 1)[:, :, groups]
-            product = windows.flatten(3) @ block
-            best = product.view(excerpts, frames, len(groups) * positions, -1).amax(2)
-            outputs.append(self._finish(best, kernel.bias, norm))
-        x = x.transpose(1, 2)  # [E, 96, 187]
-        positions = self.TEMPORAL_POSITIONS
-        surplus = -frames % positions
-        for (layer, norm), block in zip(self._temporal_layers(), blocks[2:], strict=True):
-            length = layer.weight.shape[2]
-            before = (length - 1) // 2
-            padded = F.pad(x, (before, length - 1 - before + surplus))
-            windows = padded.unfold(2, length + positions - 1, positions)
-            product = windows @ block  # [E, 96, groups, positions * filters]
-            best = product.amax(1).view(excerpts, frames + surplus, -1)[:, :frames]
-            outputs.append(self._finish(best, cast(Tensor, layer.bias), norm))
-        return torch.cat(outputs, dim=2)
-
-    def forward(self, mel: Tensor, frames: Tensor | None = None) -> Tensor:
-        """Penultimate layer, log tags and pools of each excerpt.
-
-        Shape: mel [E, 187, 96] float32, frames [E] int64 (how many of the 187 are sound; all if None)
-        -> [E, 1756] float32.
-        """
-        # One excerpt at a time keeps the products of the front end in the processor's cache.
-        front = torch.cat([self.front_end(one) for one in mel.split(1 if mel.device.type == "cpu" else 64)])
-        layers = [front]
-        x = front.transpose(1, 2)
-        for layer, norm in zip(self.middle, self.middle_norms, strict=True):
-            y = norm(F.relu(layer(x)))
-            x = y if len(layers) == 1 else x + y
-            layers.append(x.transpose(1, 2))
-        x = torch.cat(layers, dim=2)
-        if frames is None:
-            highest, mean = x.amax(1), x.mean(1)
-        else:
-            heard = (torch.arange(x.shape[1], device=x.device) < frames[:, None])[..., None]
-            highest = x.masked_fill(~heard, -torch.inf).amax(1)
-            mean = (x * heard).sum(1) / frames[:, None]
-        pools = torch.stack([highest, mean], dim=2).flatten(1)
-        penultimate = self.dense_norm(F.relu(self.dense(self.pooled_norm(pools))))
-        return torch.cat([penultimate, F.logsigmoid(self.tags(penultimate)), pools], dim=1)
-
-
-def tagger_frames(seconds: np.ndarray) -> np.ndarray:
-    """How many of the tagger's 187 frames hear sound. Shape: [E] float seconds -> [E] int64."""
-    return np.clip(np.ceil(seconds * TAGGER_SAMPLE_RATE / TAGGER_HOP), 1, TAGGER_FRAMES).astype(np.int64)
 
 
 def mel_frames(seconds: np.ndarray) -> np.ndarray:

@@ -11,17 +11,17 @@ import numpy as np
 import torch
 
 import erarec
+from erarec import ASSETS, CHECKPOINTS
 from erarec.artist import BIOGRAPHY_LIMIT, ArtistLibrary, clip_biography, compose_biography
 from erarec.audio import EXCERPT_SECONDS, Excerpts, UnusableAudio, cut_excerpts, read_excerpts
 from erarec.clips import Hearing
-from erarec.encoders import ASSETS, BiographyReader, TextTokens, mel_frames
+from erarec.encoders import BiographyReader, TextTokens, mel_frames
 from erarec.maps import EmbeddingMap
 from erarec.models import Inputs, Sound, load_checkpoint, no_words, resolve_device
 from erarec.years import DECADES, YEARS, best_year, by_decade, interval
 
 __all__ = ["EraPrediction", "EraRecognizer", "UnusableAudio"]
 
-CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
 NEIGHBOURS = 10
 
 

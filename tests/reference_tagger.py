@@ -3,7 +3,7 @@
     python tests/reference_tagger.py
 
 writes tests/tagger_reference.npz, what the network says of two sounds; tests/test_encoders.py holds
-erarec.encoders.Tagger against it. Convolutions are written as they are defined: no block matrices, no
+erarec.tagger.Tagger against it. Convolutions are written as they are defined: no block matrices, no
 maximum before its time, norms where they stand.
 """
 

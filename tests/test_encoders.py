@@ -19,19 +19,16 @@ from erarec.audio import SAMPLE_RATE, LogMel, TaggerMel, cut_excerpts, read_exce
 from erarec.clips import Hearing
 from erarec.encoders import (
     MAX_TEXT_TOKENS,
-    TAGGER_FEATURES,
-    TAGS,
     TEXT_WIDTH,
     WIDTH,
     BiographyReader,
     CnnTower,
-    Tagger,
     TaggerTower,
     TextEncoder,
     mask_sentences,
     mel_frames,
-    tagger_frames,
 )
+from erarec.tagger import TAGGER_FEATURES, TAGS, Tagger, tagger_frames
 from erarec.tools.import_tagger import read_checkpoint, to_state
 
 PENULTIMATE, LOG_TAGS, POOLS = slice(0, 200), slice(200, 250), slice(250, TAGGER_FEATURES)

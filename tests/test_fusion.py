@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from erarec.encoders import TAGGER_FEATURES, TEXT_WIDTH, WIDTH
+from erarec.encoders import TEXT_WIDTH, WIDTH
 from erarec.fusion import LAYERS, Fusion, attention_rollout
 from erarec.models import AudioArtMMC, Inputs, no_words
+from erarec.tagger import TAGGER_FEATURES
 from erarec.years import YEAR_COUNT
 
 

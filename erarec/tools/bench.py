@@ -26,8 +26,8 @@ from torch import nn
 import erarec
 from erarec.audio import EXCERPT_SECONDS, TAGGER_FRAMES, TAGGER_MEL_BANDS
 from erarec.clips import Hearing
-from erarec.encoders import Tagger
 from erarec.prediction import EraRecognizer
+from erarec.tagger import Tagger
 from erarec.tools.sounds import tune, write_sound
 
 ARTIST = "The Beatles"  # with the longest of composed biographies

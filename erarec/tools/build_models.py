@@ -17,11 +17,11 @@ from typing import Any, cast
 import numpy as np
 
 import erarec
+from erarec import ASSETS, CHECKPOINTS
 from erarec.clips import FOLDS, Clip, FeatureCache, Material, read_leads, read_manifest, read_songs
-from erarec.encoders import ASSETS
 from erarec.evaluation import answer_clips, map_manifest, markdown_table, paired_difference, report
 from erarec.models import EraModel, load_checkpoint, resolve_device, save_checkpoint
-from erarec.prediction import CHECKPOINTS, EraRecognizer
+from erarec.prediction import EraRecognizer
 from erarec.training import Settings, clear_state, default_settings, prepare, train
 from erarec.years import YEAR_COUNT
 

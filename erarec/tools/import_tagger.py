@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from erarec.encoders import TAGGER_PATH, Tagger
+from erarec.tagger import TAGGER_PATH, Tagger
 
 LICENCE = "ISC, Copyright (c) 2019 Music Technology Group, Universitat Pompeu Fabra, Jordi Pons"
 
@@ -95,7 +95,7 @@ def read_checkpoint(wheel: Path, folder: str) -> dict[str, np.ndarray]:
 
 
 def to_state(variables: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
-    """TensorFlow's variables under the names and in the layouts of :class:`erarec.encoders.Tagger`."""
+    """TensorFlow's variables under the names and in the layouts of :class:`erarec.tagger.Tagger`."""
 
     def pick(layer: str, part: str) -> torch.Tensor:
         found = [v for n, v in variables.items() if n == f"{layer}/{part}" or n.endswith(f"/{layer}/{part}")]
