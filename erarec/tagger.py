@@ -1,5 +1,6 @@
 """The frozen tagger: MSD_musicnn, re-implemented for inference, with its weights from assets."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import cast
 

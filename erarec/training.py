@@ -375,7 +375,8 @@ def _fit_artist_side(
 def _parameter_groups(model: EraModel, settings: Settings) -> list[dict]:
     """What was trained before moves slowly, so that it is not spoilt by a fusion that knows nothing yet."""
     sides = ("sound_encoder", "sound_head", "text_encoder", "artist_head") if model.reads_text else ()
-    trained_before, new = [], []
+    trained_before: list[nn.Parameter] = []
+    new: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         (trained_before if name.startswith(sides) else new).append(parameter)
     groups = [{"params": new, "lr": settings.learning_rate}]
