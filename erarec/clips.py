@@ -150,21 +150,24 @@ class FeatureCache:
 
         What is missing is computed, decoding each clip once.
         """
-        hearings = list(hearings)
-        keys = {hearing: self._key(clips, hearing, with_mel) for hearing in hearings}
-        missing = [hearing for hearing in hearings if not (self.folder / keys[hearing] / "done").exists()]
+        folders, missing = {}, {}
+        for hearing in hearings:
+            folder = self.folder / self._key(clips, hearing)
+            fuller = folder.with_name(f"{folder.name}-mel")
+            folders[hearing] = fuller if with_mel or (fuller / "done").exists() else folder
+            if not (folders[hearing] / "done").exists():
+                missing[hearing] = folders[hearing]
         if missing:
-            self._compute(clips, {hearing: self.folder / keys[hearing] for hearing in missing}, with_mel)
-        return {hearing: self._load(self.folder / key, with_mel) for hearing, key in keys.items()}
+            self._compute(clips, missing, with_mel)
+        return {hearing: self._load(folder, with_mel) for hearing, folder in folders.items()}
 
     @staticmethod
-    def _key(clips: Sequence[Clip], hearing: str, with_mel: bool) -> str:
+    def _key(clips: Sequence[Clip], hearing: str) -> str:
         digest = hashlib.blake2b(digest_size=8)
         for clip in clips:
             size = clip.path.stat().st_size if clip.path.exists() else -1
             digest.update(f"{clip.id}/{clip.path.name}/{size}\n".encode())
-        mel = "-mel" if with_mel else ""
-        return f"v{CACHE_VERSION}-{digest.hexdigest()}-{hearing}{mel}"
+        return f"v{CACHE_VERSION}-{digest.hexdigest()}-{hearing}"
 
     @staticmethod
     def _load(folder: Path, with_mel: bool) -> Features:
