@@ -7,6 +7,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -19,6 +20,7 @@ from erarec.years import LAST_YEAR
 
 LIBRARY = ASSETS / "artists.json.xz"
 BIOGRAPHY_LIMIT = 2000  # characters that the model reads
+FOLDS = 5  # parts of a data set, by artist, so that none is in two
 QUERY_LIMIT = 200  # characters; no artist's name is longer
 
 # What training hides from a biography, so that every combination of known facts is seen.
@@ -49,6 +51,11 @@ def artist_key(name: str) -> str:
     """
     key = re.sub("[^a-z0-9]+", " ", _plain(name)).strip().removeprefix("the ")
     return key or name.lower()
+
+
+def artist_fold(key: str) -> int:
+    """Which fifth of a data set an artist is in: the same for all recordings, on every machine."""
+    return int.from_bytes(blake2b(key.encode(errors="replace"), digest_size=8).digest()) % FOLDS
 
 
 _LETTERS = str.maketrans({"æ": "ae", "œ": "oe", "ß": "ss", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ı": "i"})

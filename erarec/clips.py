@@ -15,7 +15,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from erarec.artist import ArtistLibrary, compose_biography
+from erarec.artist import ArtistLibrary, artist_fold, artist_key, compose_biography
 from erarec.audio import (
     MEL_BANDS,
     MEL_FRAMES,
@@ -31,11 +31,8 @@ from erarec.encoders import MAX_TEXT_TOKENS, TEXT_WIDTH, BiographyReader, mask_s
 from erarec.tagger import TAGGER_FEATURES, Tagger, tagger_frames
 from erarec.years import FIRST_YEAR, LAST_YEAR
 
-FOLDS = 5
+SCORED_YEARS = 2  # metrics are taken on clips whose years are known to within so many
 DAMAGED_COPIES = 3  # of each clip, in training
-MANIFEST_COLUMNS = {
-    "id", "file", "source", "artist", "title", "artist_key", "year_lo", "year_hi", "scored", "fold"
-}  # fmt: skip
 CACHE_VERSION = 1  # raised when what is kept here would come out otherwise
 
 
@@ -61,43 +58,35 @@ class Clip:
 
 
 def read_manifest(path: str | Path) -> list[Clip]:
-    """Clips of a manifest: CSV with the columns id, file, source, artist, title, artist_key, year_lo,
-    year_hi, scored and fold (others are ignored); ``file`` is relative to the manifest.
+    """Clips of a manifest: a CSV with the columns file, artist, year_lo and year_hi.
 
-    Raises ValueError, with the line, when one is missing or a year cannot be.
+    Files are relative to the manifest. It may also have id (else the file), source, title, artist_key, scored
+    (else 1 where the years are at most 2 apart) and fold (else by artist). Other columns are ignored.
+
+    Raises ValueError, with the line, when a column is missing or a year cannot be.
     """
     path = Path(path)
     clips = []
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
-        wanted = {
-            "id",
-            "file",
-            "source",
-            "artist",
-            "title",
-            "artist_key",
-            "year_lo",
-            "year_hi",
-            "scored",
-            "fold",
-        }
-        missing = wanted - set(reader.fieldnames or ())
+        missing = {"file", "artist", "year_lo", "year_hi"} - set(reader.fieldnames or ())
         if missing:
             raise ValueError(f"{path.name} has no column {', '.join(sorted(missing))}.")
         for row in reader:
             try:
+                years = int(row["year_lo"]), int(row["year_hi"])
+                key = row.get("artist_key") or artist_key(row["artist"])
                 clip = Clip(
-                    id=row["id"],
+                    id=row.get("id") or row["file"],
                     path=path.parent / row["file"],
-                    source=row["source"],
+                    source=row.get("source") or path.stem,
                     artist=row["artist"],
-                    title=row["title"],
-                    artist_key=row["artist_key"],
-                    year_lo=int(row["year_lo"]),
-                    year_hi=int(row["year_hi"]),
-                    scored=row["scored"] == "1",
-                    fold=int(row["fold"]),
+                    title=row.get("title") or "",
+                    artist_key=key,
+                    year_lo=years[0],
+                    year_hi=years[1],
+                    scored=row["scored"] == "1" if row.get("scored") else years[1] - years[0] <= SCORED_YEARS,
+                    fold=int(row.get("fold") or artist_fold(key)),
                 )
             except (TypeError, ValueError) as error:
                 raise ValueError(f"{path.name}, line {reader.line_num}: {error}.") from error

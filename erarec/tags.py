@@ -11,7 +11,7 @@ from pathlib import Path
 import mutagen
 from mutagen.id3 import TCON
 
-from erarec.artist import ArtistLibrary, artist_key
+from erarec.artist import ArtistLibrary, artist_fold, artist_key
 from erarec.years import FIRST_YEAR, LAST_YEAR
 
 AUDIO_SUFFIXES = (
@@ -19,7 +19,6 @@ AUDIO_SUFFIXES = (
     ".aifc", ".wma", ".asf", ".ape", ".wv", ".mpc", ".tta", ".mka", ".webm", ".caf", ".au", ".alac",
     ".ac3", ".mp2", ".spx",
 )  # fmt: skip
-FOLDS = 5
 REISSUE_YEARS = 15  # how far before a compilation's date its recordings are taken to lie
 
 # Names of fields in ID3, Vorbis comments, MP4 atoms, ASF and APE, as ``_plain`` spells them. mutagen turns
@@ -144,7 +143,7 @@ def manifest_rows(folder: Path, manifest: Path) -> Iterator[tuple[Path, dict[str
                 "year_hi": years[1],
                 "certainty": tags.year_certainty,
                 "scored": int(tags.year_certainty == "high"),
-                "fold": _digest(key) % FOLDS,  # by artist, so that no artist is in two folds
+                "fold": artist_fold(key),
                 "genres": ",".join(tags.genres),
                 "note": tags.album,
             },

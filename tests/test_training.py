@@ -210,5 +210,15 @@ def test_a_manifest_says_which_line_is_wrong(tmp_path: Path):
     with pytest.raises(ValueError, match="line 2"):
         read_manifest(path)
     path.write_text("id,file\n")
-    with pytest.raises(ValueError, match="artist_key"):
+    with pytest.raises(ValueError, match="artist, year_hi, year_lo"):
         read_manifest(path)
+
+
+def test_a_manifest_needs_only_files_artists_and_years(tmp_path: Path):
+    path = tmp_path / "manifest.csv"
+    path.write_text("file,artist,year_lo,year_hi\na.mp3,The Kinks,1964,1964\nb.mp3,the kinks,1960,1969\n")
+    first, second = read_manifest(path)
+    assert (first.id, first.path, first.artist_key) == ("a.mp3", tmp_path / "a.mp3", "kinks")
+    assert first.scored
+    assert not second.scored
+    assert first.fold == second.fold in range(5)

@@ -18,7 +18,8 @@ import numpy as np
 
 import erarec
 from erarec import ASSETS, CHECKPOINTS
-from erarec.clips import FOLDS, Clip, FeatureCache, Material, read_leads, read_manifest, read_songs
+from erarec.artist import FOLDS
+from erarec.clips import Clip, FeatureCache, Material, read_leads, read_manifest, read_songs
 from erarec.evaluation import answer_clips, map_manifest, markdown_table, paired_difference, report
 from erarec.models import EraModel, load_checkpoint, resolve_device, save_checkpoint
 from erarec.prediction import EraRecognizer

@@ -18,8 +18,9 @@ import numpy as np
 from rich.progress import track
 
 import erarec
+from erarec.artist import FOLDS
 from erarec.audio import UnusableAudio, read_excerpts
-from erarec.clips import FOLDS, Clip, read_manifest
+from erarec.clips import Clip, read_manifest
 from erarec.prediction import EraPrediction, EraRecognizer
 from erarec.tools.sounds import read_sound, write_sound
 from erarec.years import best_year
