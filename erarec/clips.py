@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
@@ -33,6 +34,7 @@ from erarec.years import FIRST_YEAR, LAST_YEAR
 
 SCORED_YEARS = 2  # metrics are taken on clips whose years are known to within so many
 DAMAGED_COPIES = 3  # of each clip, in training
+PROGRESS = Console(stderr=True)  # answers alone go to standard output
 CACHE_VERSION = 1  # raised when what is kept here would come out otherwise
 
 
@@ -181,7 +183,7 @@ class FeatureCache:
             initargs=(self.device, list(folders), with_mel),
         ) as pool:
             # Mapped in stretches, so that results do not pile up in memory.
-            for first in track(range(0, len(clips), 64), f"Hearing {', '.join(folders)}"):
+            for first in track(range(0, len(clips), 64), f"Hearing {', '.join(folders)}", console=PROGRESS):
                 for result in pool.map(_hear_clip, clips[first : first + 64]):
                     if result is None:
                         counts.append(0)
@@ -303,16 +305,18 @@ class TextTable:
     @classmethod
     def build(cls, reader: BiographyReader, texts: Sequence[tuple[str, str | None]]) -> "TextTable":
         """Read pairs of a text and its artist's name (None for texts that others wrote)."""
-        masked = [mask_sentences(text, name) for text, name in track(texts, "Reading biographies")]
+        masked = [
+            mask_sentences(text, name) for text, name in track(texts, "Reading biographies", console=PROGRESS)
+        ]
         unique = sorted({sentence.text for sentences in masked for sentence in sentences})
         tokens, offsets, start, count = [], {}, {}, 0
-        for first in track(range(0, len(unique), 1024), "Encoding sentences"):
+        for first in track(range(0, len(unique), 1024), "Encoding sentences", console=PROGRESS):
             for sentence, (state, offset) in reader.encode(set(unique[first : first + 1024])).items():
                 tokens.append(state)
                 offsets[sentence], start[sentence] = offset, count
                 count += len(state)
         rows, years, lengths = [], [], []
-        for sentences in track(masked, "Joining sentences"):
+        for sentences in track(masked, "Joining sentences", console=PROGRESS):
             row = [start[s.text] + np.arange(len(offsets[s.text]), dtype=np.int32) for s in sentences]
             year = [s.locate(offsets[s.text])[0] for s in sentences]
             rows.append(np.concatenate([np.zeros(0, np.int32), *row])[:MAX_TEXT_TOKENS].astype(np.int32))

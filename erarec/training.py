@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from erarec.artist import LIBRARY, ArtistLibrary
 from erarec.clips import (
     DAMAGED_COPIES,
+    PROGRESS,
     Biographies,
     Clip,
     FeatureCache,
@@ -409,7 +410,7 @@ def _fit(
         TextColumn("{task.fields[losses]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, disable=not accelerator.is_main_process) as progress:
+    with Progress(*columns, console=PROGRESS, disable=not accelerator.is_main_process) as progress:
         bar = progress.add_task(title, total=epochs * len(batches), completed=done * len(batches), losses="")
         run.train()
         for epoch in range(done, epochs):
