@@ -85,7 +85,7 @@ class _Residual(nn.Module):
 class CnnTower(nn.Module):
     """The paper's encoder: a residual CNN over the log-mel spectrogram of an excerpt, one token each.
 
-    A strided stem and few channels early keep it cheap: 1.5 million parameters. Frequency is kept
+    A strided stem and few channels early keep it cheap: 1.1 million parameters. Frequency is kept
     to the end, since where the energy stops says much about when something was recorded.
 
     Shape: mel [N, 224, T] (natural log, as :class:`erarec.audio.LogMel`), frames [N] int64 -> [N, 128].

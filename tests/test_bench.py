@@ -63,8 +63,20 @@ def test_the_bench_prints_shares_that_add_up(tmp_path: Path, capsys: pytest.Capt
 def test_robustness_asks_the_shipped_model_and_one_that_has_not_heard_the_clip(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
+    columns = [
+        "id",
+        "file",
+        "source",
+        "artist",
+        "title",
+        "artist_key",
+        "year_lo",
+        "year_hi",
+        "scored",
+        "fold",
+    ]
     with (tmp_path / "clips.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["id", "file", "source", "artist", "title"])
+        writer = csv.DictWriter(file, columns)
         writer.writeheader()
         for fold in range(2):
             soundfile.write(tmp_path / f"clip{fold}.wav", melody(2, 48000, seed=fold), 48000)

@@ -83,6 +83,10 @@ def asks(run: Run) -> list[Ask]:
 
 def build(run: Run, material: Material, work: Path, device: str, precision: str) -> dict[str, np.ndarray]:
     """Train a run's six models; returns the out-of-fold distributions [N, 140] for each question."""
+    kept = work / run.folder / "out-of-fold.npz"  # written last
+    if kept.exists():
+        with np.load(kept) as arrays:
+            return {name: arrays[name] for name in arrays.files}
     folds = np.array([clip.fold for clip in material.clips])
     answers = {ask.name: np.zeros((len(folds), YEAR_COUNT), np.float32) for ask in asks(run)}
     for fold in [*range(FOLDS), None]:
@@ -97,14 +101,12 @@ def build(run: Run, material: Material, work: Path, device: str, precision: str)
             save_checkpoint(*train(material, run.settings, members, state, device, precision), path)
             clear_state(state)
         if fold is None:
-            CHECKPOINTS.mkdir(exist_ok=True)
-            (CHECKPOINTS / f"{run.name}.safetensors").write_bytes(path.read_bytes())
             continue
         model, _ = load_checkpoint(path)
         test = np.flatnonzero(folds == fold)
         for ask in asks(run):
             answers[ask.name][test] = ask.of(model, material, test)
-    np.savez_compressed(work / run.folder / "out-of-fold.npz", **cast(dict[str, Any], answers))
+    np.savez_compressed(kept, **cast(dict[str, Any], answers))
     return answers
 
 
@@ -146,7 +148,7 @@ def write_card(run: Run, reports: dict[str, dict], everything: str, clips: list[
     """A model card from the template, with this run's figures."""
     main = reports[BOTH.name if BOTH.name in reports else SOUND.name]
     groups = {name: score for key in ("by_source", "by_decade") for name, score in main[key].items()}
-    settings = {k: v for k, v in vars(run.settings).items() if k not in ("model", "seed")}
+    settings = {k: v for k, v in vars(run.settings).items() if k not in ("model", "towers")}
     text = CARD.read_text(encoding="utf-8")
     values = {
         "name": run.name,
@@ -157,7 +159,7 @@ def write_card(run: Run, reports: dict[str, dict], everything: str, clips: list[
         ),
         "clips": f"{len(clips):,}",
         "scored": f"{main['scored']:,}",
-        "settings": ", ".join(f"{name} {value}" for name, value in settings.items()),
+        "settings": ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings.items()),
         "question": BOTH.name if BOTH.name in reports else SOUND.name,
         "everything": everything,
         "groups": markdown_table(groups),
@@ -210,6 +212,8 @@ def main() -> None:
     print(everything, *changes, sep="\n")
     for run in runs:
         if run.shipped:
+            weights = arguments.work / run.folder / "all.safetensors"
+            (CHECKPOINTS / f"{run.name}.safetensors").write_bytes(weights.read_bytes())
             write_card(run, reports[run.name], everything, clips)
             full = json.dumps(reports[run.name], indent=1)
             (CHECKPOINTS / f"{run.name}.json").write_text(full + "\n", encoding="utf-8")
