@@ -322,7 +322,12 @@ def test_recordings_are_not_written_over(shelf: Path) -> None:
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send")
 def test_stopping_a_batch_keeps_what_is_done(shelf: Path) -> None:
     command = [*ERAREC, "annotate", str(shelf)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+
+    def heed_interrupts() -> None:  # a shell has its background jobs ignore them, and children inherit that
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    with subprocess.Popen(command, preexec_fn=heed_interrupts, **pipes) as process:
         rows = [process.stdout.readline()]  # "empty.flac", the first
         rows.append(process.stdout.readline())
         process.send_signal(signal.SIGINT)
