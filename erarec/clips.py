@@ -77,12 +77,13 @@ def read_manifest(path: str | Path) -> list[Clip]:
         for row in reader:
             try:
                 years = int(row["year_lo"]), int(row["year_hi"])
-                key = row.get("artist_key") or artist_key(row["artist"])
+                artist = row["artist"] or ""  # None where the line is short
+                key = row.get("artist_key") or artist_key(artist)
                 clip = Clip(
                     id=row.get("id") or row["file"],
                     path=path.parent / row["file"],
                     source=row.get("source") or path.stem,
-                    artist=row["artist"],
+                    artist=artist,
                     title=row.get("title") or "",
                     artist_key=key,
                     year_lo=years[0],
@@ -309,7 +310,8 @@ class TextTable:
             mask_sentences(text, name) for text, name in track(texts, "Reading biographies", console=PROGRESS)
         ]
         unique = sorted({sentence.text for sentences in masked for sentence in sentences})
-        tokens, offsets, start, count = [], {}, {}, 0
+        # The first row is padding's, so that a table of no texts has something to point to.
+        tokens, offsets, start, count = [np.zeros((1, TEXT_WIDTH), np.float16)], {}, {}, 1
         for first in track(range(0, len(unique), 1024), "Encoding sentences", console=PROGRESS):
             for sentence, (state, offset) in reader.encode(set(unique[first : first + 1024])).items():
                 tokens.append(state)
@@ -323,10 +325,10 @@ class TextTable:
             years.append(np.concatenate([np.zeros((0, 2), np.int16), *year])[:MAX_TEXT_TOKENS])
             lengths.append(len(rows[-1]))
         return cls(
-            np.concatenate([np.zeros((0, TEXT_WIDTH), np.float16), *tokens]),
-            np.concatenate(rows),
-            np.concatenate(years),
-            np.concatenate([[0], np.cumsum(lengths)]),
+            np.concatenate(tokens),
+            np.concatenate([np.zeros(0, np.int32), *rows]),
+            np.concatenate([np.zeros((0, 2), np.int16), *years]),
+            np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
         )
 
     def batch(

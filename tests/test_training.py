@@ -195,6 +195,16 @@ def test_padding_does_not_change_the_answer(material):
         torch.testing.assert_close(model(together).years[:1], model(alone).years, atol=1e-4, rtol=1e-4)
 
 
+def test_clips_of_unknown_artists_alone_are_answered_by_sound(material):
+    clips, features, _, _ = material
+    unknown = [replace(clip, artist_key="nobody at all") for clip in clips]
+    texts = build_biographies(unknown, [], {}, ArtistLibrary.load(), BiographyReader(), variants=0)
+    model = run(material, tiny("audioart-mmc"))
+    told, _ = answer_clips(model, features["clean"], texts.table, texts.whole)
+    heard, _ = answer_clips(model, features["clean"])
+    np.testing.assert_allclose(told, heard, atol=1e-6)
+
+
 def test_without_sound_and_text_nothing_breaks(material):
     _, features, _, biographies = material
     model = run(material, tiny("audioart-mmc"))
