@@ -14,7 +14,7 @@ import numpy as np
 import soxr
 from scipy import signal
 
-from erarec.audio import EXCERPT_SAMPLES, SAMPLE_RATE
+from erarec.audio import EXCERPT_SAMPLES, SAMPLE_RATE, level
 
 Generator = np.random.Generator
 
@@ -40,8 +40,8 @@ def equalise(sound: np.ndarray, rng: Generator, decibels: float) -> np.ndarray:
 
 def add_hiss(sound: np.ndarray, rng: Generator, decibels_below: float) -> np.ndarray:
     """White noise, so many decibels below the sound's own level (root mean square over all excerpts)."""
-    level = np.sqrt(np.mean(np.square(sound))) * 10 ** (-decibels_below / 20)
-    return sound + level * rng.standard_normal(sound.shape)
+    deviation = np.sqrt(np.mean(np.square(sound))) * 10 ** (-decibels_below / 20)
+    return sound + deviation * rng.standard_normal(sound.shape)
 
 
 def reverberate(sound: np.ndarray, rng: Generator, seconds: float, direct_decibels: float) -> np.ndarray:
@@ -143,7 +143,7 @@ DAMAGES: dict[str, Callable[[np.ndarray, Generator], np.ndarray]] = {
 
 
 def damage(sound: np.ndarray, name: str, seed: str) -> np.ndarray:
-    """Excerpts of one recording after a damage, all through the same chain, each again with a peak of 1.
+    """Excerpts of one recording after a damage, all through the same chain, then levelled again.
 
     Shape: [E, 66150] float32 at 22,050 Hz -> the same.
 
@@ -153,6 +153,4 @@ def damage(sound: np.ndarray, name: str, seed: str) -> np.ndarray:
     """
     digest = hashlib.blake2b(f"{name}/{seed}".encode(), digest_size=8).digest()
     rng = np.random.default_rng(int.from_bytes(digest, "little"))
-    heard = DAMAGES[name](sound.astype(np.float64), rng)[..., :EXCERPT_SAMPLES]
-    peaks = np.abs(heard).max(axis=-1, keepdims=True)
-    return (heard / np.maximum(peaks, 1e-9)).astype(np.float32)
+    return level(DAMAGES[name](sound.astype(np.float64), rng)[..., :EXCERPT_SAMPLES])
