@@ -2,11 +2,12 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any, TypeVar
 
 import av
 import numpy as np
@@ -14,6 +15,8 @@ import soundfile
 import soxr
 import torch
 from torch import Tensor, nn
+
+from erarec.texts import Sentence
 
 
 def _import_transforms() -> ModuleType:
@@ -69,8 +72,15 @@ NO_INDEX = 0x0100  # FFmpeg's AVFMT_GENERIC_INDEX
 LONGEST_SECONDS = 1e6  # eleven days: a header that promises more does not know
 
 
+Read = TypeVar("Read")
+
+
 class UnusableAudio(ValueError):
-    """The sound cannot be answered; its text is one sentence for the user."""
+    """The sound cannot be answered; ``sentence`` says why to the user."""
+
+    def __init__(self, template: str, **values: Any) -> None:
+        self.sentence = Sentence(template, **values)
+        super().__init__(self.sentence)
 
 
 @dataclass(frozen=True)
@@ -119,23 +129,38 @@ def read_excerpts(path: str | Path) -> Excerpts:
     Memory does not grow with the recording: of more than a minute, only the excerpts are decoded.
     Raises UnusableAudio when there is nothing to hear, with a sentence that says why.
     """
-    path = Path(path)
+    return _read(Path(path), _excerpts_by_soundfile, _excerpts_by_ffmpeg)
+
+
+def read_beginning(path: str | Path) -> np.ndarray:
+    """The first minute of a recording. Shape: [samples] float32 at 22,050 Hz.
+
+    Raises UnusableAudio as ``read_excerpts`` does.
+    """
+    sound = _read(Path(path), _beginning_by_soundfile, _beginning_by_ffmpeg)
+    if not len(sound) or np.abs(sound).max() <= SILENCE:
+        raise UnusableAudio("The recording is silent.")
+    return sound
+
+
+def _read(path: Path, by_soundfile: Callable[[Path], Read], by_ffmpeg: Callable[[Path], Read]) -> Read:
+    """Read a file with the one, else with the other; every failure is UnusableAudio with a sentence."""
     name = _shown(path)
     try:
         if path.is_dir():
-            raise UnusableAudio(f"{name} is a folder, not a recording.")
+            raise UnusableAudio("{name} is a folder, not a recording.", name=name)
         if not path.exists():
-            raise UnusableAudio(f"There is no file {name}.")
+            raise UnusableAudio("There is no file {name}.", name=name)
         if path.stat().st_size == 0:
-            raise UnusableAudio(f"{name} is empty.")
+            raise UnusableAudio("{name} is empty.", name=name)
         if path.suffix.lower() != ".raw":  # soundfile takes these for samples without a header
             try:
-                return _excerpts_by_soundfile(path)
+                return by_soundfile(path)
             except soundfile.LibsndfileError:
                 pass  # a format of FFmpeg's: m4a, webm, video, ...
-        return _excerpts_by_ffmpeg(path)
+        return by_ffmpeg(path)
     except (av.FFmpegError, OSError) as error:
-        raise UnusableAudio(f"{name} is not a recording that can be read.") from error
+        raise UnusableAudio("{name} is not a recording that can be read.", name=name) from error
 
 
 def _shown(path: Path) -> str:
@@ -163,8 +188,30 @@ def _excerpts_by_soundfile(path: Path) -> Excerpts:
                 starts.append(start)
                 pieces.append(_resample(samples, rate))
     if not pieces:
-        raise UnusableAudio(f"{_shown(path)} breaks off before anything can be heard.")
+        raise UnusableAudio("{name} breaks off before anything can be heard.", name=_shown(path))
     return _assemble(pieces, np.array(starts), duration)
+
+
+def _beginning_by_soundfile(path: Path) -> np.ndarray:
+    with soundfile.SoundFile(os.fsencode(path)) as file:
+        samples = file.read(int(WHOLE_SECONDS * file.samplerate), dtype="float32", always_2d=True)
+        return _resample(samples, file.samplerate)
+
+
+def _beginning_by_ffmpeg(path: Path) -> np.ndarray:
+    with _open(path) as container:
+        _check_stream(container, path)
+        rate, samples = _stream(container, 0.0, WHOLE_SECONDS)
+    return _resample(samples[:, None], rate)
+
+
+def _check_stream(container: av.container.InputContainer, path: Path) -> None:
+    """Raises UnusableAudio when there is no sound, or none that can be decoded."""
+    if not container.streams.audio:
+        raise UnusableAudio("{name} has no sound in it.", name=_shown(path))
+    codec = container.streams.audio[0].codec_context
+    if codec is None or not codec.sample_rate:
+        raise UnusableAudio("{name} is not a recording that can be read.", name=_shown(path))
 
 
 @contextmanager
@@ -177,17 +224,13 @@ def _open(path: Path) -> Iterator[av.container.InputContainer]:
 
 def _excerpts_by_ffmpeg(path: Path) -> Excerpts:
     with _open(path) as container:
-        if not container.streams.audio:
-            raise UnusableAudio(f"{_shown(path)} has no sound in it.")
-        codec = container.streams.audio[0].codec_context
-        if codec is None or not codec.sample_rate:
-            raise UnusableAudio(f"{_shown(path)} is not a recording that can be read.")
+        _check_stream(container, path)
         duration = _duration(container)
     if duration <= WHOLE_SECONDS:
         with _open(path) as container:
             rate, samples = _stream(container, 0.0, WHOLE_SECONDS + EXCERPT_SECONDS)
         if not len(samples):
-            raise UnusableAudio(f"{_shown(path)} has no sound in it.")
+            raise UnusableAudio("{name} has no sound in it.", name=_shown(path))
         return cut_excerpts(samples, rate)
     starts, pieces = [], []
     with _open(path) as container:
@@ -199,7 +242,7 @@ def _excerpts_by_ffmpeg(path: Path) -> Excerpts:
                 starts.append(start)
                 pieces.append(_resample(samples[:, None], rate))
     if not pieces:
-        raise UnusableAudio(f"{_shown(path)} breaks off before anything can be heard.")
+        raise UnusableAudio("{name} breaks off before anything can be heard.", name=_shown(path))
     return _assemble(pieces, np.array(starts), duration)
 
 
@@ -269,7 +312,9 @@ def _resample(samples: np.ndarray, rate: int) -> np.ndarray:
 def _assemble(pieces: list[np.ndarray], starts: np.ndarray, duration: float) -> Excerpts:
     """Pad excerpts to three seconds, drop silent ones, level the others."""
     if duration < MIN_SECONDS:
-        raise UnusableAudio(f"The recording lasts {duration:.2f} s; it takes at least one second.")
+        raise UnusableAudio(
+            "The recording lasts {seconds:.2f} s; it takes at least one second.", seconds=duration
+        )
     sound = np.zeros((len(pieces), EXCERPT_SAMPLES), np.float32)
     lengths = np.array([min(len(piece), EXCERPT_SAMPLES) for piece in pieces])
     for row, piece in zip(sound, pieces, strict=True):

@@ -1,7 +1,7 @@
 """What happens to sound on its way here: a loudspeaker, a room, a phone, a narrow band, a codec.
 
-One module, so that training, evaluation and the page's "what if" mean the same by it. All of it is linear
-filtering, noise and FFmpeg's encoders; random numbers come from a generator that the caller seeds.
+One module, so that training, evaluation and the page's "what if" mean the same by it. Random numbers come
+from a generator that the caller seeds.
 """
 
 import hashlib
@@ -115,6 +115,31 @@ def low_pass_4k(sound: np.ndarray, rng: Generator) -> np.ndarray:
     return band_limit(sound, None, 4000.0)
 
 
+def radio_1930s(sound: np.ndarray, rng: Generator) -> np.ndarray:
+    """A valve radio of the 1930s: a band of 150 to 3,800 Hz, bent peaks, hum and hiss."""
+    narrow = band_limit(sound, 150.0, 3800.0)
+    bent = np.tanh(1.5 * narrow / _loud(narrow))
+    time = np.arange(sound.shape[-1]) / SAMPLE_RATE
+    hum = sum(np.sin(2 * np.pi * 60 * harmonic * time) / harmonic for harmonic in (1, 2, 3))
+    return band_limit(add_hiss(bent + 0.02 * hum, rng, 28), 100.0, 4500.0)
+
+
+def loud_2000s(sound: np.ndarray, rng: Generator) -> np.ndarray:
+    """A master of the 2000s: lows and highs raised, dynamics pressed flat, driven into a limiter."""
+    lows, highs = band_limit(sound, None, 120.0), band_limit(sound, 5000.0, None)
+    bright = sound + 0.5 * lows + 0.8 * highs
+    # The envelope follows the power over some 50 ms; quiet stretches come up by up to 12 dB.
+    smoothing = signal.butter(1, 20.0, fs=SAMPLE_RATE, output="sos")
+    envelope = np.sqrt(np.maximum(signal.sosfilt(smoothing, np.square(bright)), 0)) / _loud(bright)
+    pressed = bright * np.maximum(envelope, 0.06) ** -0.5
+    return np.tanh(2.0 * pressed / _loud(pressed))
+
+
+def _loud(sound: np.ndarray) -> np.ndarray:
+    """Twice each row's root mean square: what its louder waves reach. Shape: [E, S] -> [E, 1]."""
+    return 2 * np.sqrt(np.mean(np.square(sound), axis=-1, keepdims=True)) + 1e-9
+
+
 def anything(sound: np.ndarray, rng: Generator) -> np.ndarray:
     """What training hears: now and then a phone, else some of all the rest."""
     if rng.random() < 0.3:
@@ -139,6 +164,8 @@ DAMAGES: dict[str, Callable[[np.ndarray, Generator], np.ndarray]] = {
     "phone": phone,
     "low-pass-4k": low_pass_4k,
     "anything": anything,
+    "radio-1930s": radio_1930s,
+    "loud-2000s": loud_2000s,
 }
 
 

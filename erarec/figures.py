@@ -1,9 +1,11 @@
-"""An answer made visible: Plotly figures, sentences and tables from an EraPrediction.
+"""An answer made visible: Plotly figures from an EraPrediction. What is said in words is in ``panels``.
 
 Colours that must suit light and dark pages alike (text, grid lines) are left to ``assets/page.css``;
-what has a meaning (decades, sound, artist, the answer) has its colour here.
+what has a meaning (decades, sound, artist, the answer) has its colour here. ``say`` says names in the
+reader's language.
 """
 
+from collections.abc import Sequence
 from html import escape
 
 import numpy as np
@@ -12,7 +14,8 @@ from plotly.colors import sample_colorscale
 
 from erarec.maps import EmbeddingMap
 from erarec.prediction import EraPrediction
-from erarec.years import COVERAGE, DECADES, FIRST_YEAR, LAST_YEAR, decade
+from erarec.texts import ENGLISH, Texts
+from erarec.years import DECADES, FIRST_YEAR, LAST_YEAR, decade
 
 # Viridis: readable with every kind of colour blindness, and its lightness grows with the decade, so that
 # the order shows without a legend. Its darkest and lightest ends vanish on black and on white.
@@ -24,58 +27,22 @@ SOUND_COLOUR = "#2f74b5"
 ARTIST_COLOUR = "#a06b00"
 ANSWER_COLOUR = "#d6336c"
 
+COMPARED = ((ANSWER_COLOUR, "solid"), (SOUND_COLOUR, "dash"), (ARTIST_COLOUR, "dot"), ("#5b8a3a", "dashdot"))
+
 YEAR_FIGURE_HEIGHT = 300  # pixels; Gradio draws a Plotly figure without a height as nothing (gradio #13539)
 MAP_FIGURE_HEIGHT = 520
 
-UNSURE_YEARS = 25  # an interval wider than this is not called "probably"
 SHOWN_PROBABILITY = 0.01  # decades below this in every curve are left out of the figure's range
-SHOWN_DECADES = 4  # decades named in the sentence under the figure
 
 
-def answer_sentence(prediction: EraPrediction) -> str:
-    """The answer as a person would say it."""
-    year, (low, high) = prediction.year, prediction.interval
-    if high - low > UNSURE_YEARS:
-        return f"Hard to tell: perhaps {year}, but anything from {low} to {high} would be no surprise."
-    if low == high:
-        return f"Almost certainly {year}."
-    return f"Probably {year}, most likely between {low} and {high}."
-
-
-def answer(prediction: EraPrediction) -> str:
-    """HTML: the sentence, with the year set in bold, and what the listener should know beside it."""
-    sentence = escape(answer_sentence(prediction))
-    year = str(prediction.year)
-    sentence = sentence.replace(year, f"<strong>{year}</strong>", 1)
-    notices = "".join(f"<p class='notice'>{escape(notice)}</p>" for notice in prediction.notices)
-    return f"<p class='sentence'>{sentence}</p>{notices}"
-
-
-def message(sentence: str, kind: str = "hint") -> str:
-    """HTML: a sentence in the place of an answer. ``kind``: "hint" or "problem"."""
-    role = " role='alert'" if kind == "problem" else ""
-    return f"<p class='{kind}'{role}>{escape(sentence)}</p>"
-
-
-def year_caption(prediction: EraPrediction) -> str:
-    """The figure over the years in words: "By decade: 1970s 71 %, 1980s 14 %, other decades 15 %."""
-    ranked = sorted(prediction.decades.items(), key=lambda item: -item[1])
-    named = [(name, share) for name, share in ranked[:SHOWN_DECADES] if round(100 * share) >= 1]
-    parts = [f"{name} {_percent(share)}" for name, share in named]
-    rest = 1 - sum(share for _, share in named)
-    if round(100 * rest) >= 1:
-        parts.append(f"other decades {_percent(rest)}")
-    return f"By decade: {', '.join(parts)}. The shaded years together hold {_percent(COVERAGE)}."
-
-
-def year_figure(prediction: EraPrediction) -> go.Figure:
+def year_figure(prediction: EraPrediction, say: Texts = ENGLISH) -> go.Figure:
     """How likely each year is, by sound, by artist and by both, over a ribbon of decades."""
     figure = go.Figure()
     # The answer comes first, its area lies beneath the lines of what it was made from.
     styles = [
-        ("both", "the answer", {"color": ANSWER_COLOUR, "width": 3}),
-        ("sound", "sound alone", {"color": SOUND_COLOUR, "width": 2, "dash": "dash"}),
-        ("artist", "artist alone", {"color": ARTIST_COLOUR, "width": 2, "dash": "dot"}),
+        ("both", say("the answer"), {"color": ANSWER_COLOUR, "width": 3}),
+        ("sound", say("sound alone"), {"color": SOUND_COLOUR, "width": 2, "dash": "dash"}),
+        ("artist", say("artist alone"), {"color": ARTIST_COLOUR, "width": 2, "dash": "dot"}),
     ]
     curves = {key: prediction.probabilities.get(key) for key, _, _ in styles}
     # Where only one side was heard, it is the answer: a second line on top of it would say nothing.
@@ -106,20 +73,53 @@ def year_figure(prediction: EraPrediction) -> go.Figure:
         text=f"<b>{prediction.year}</b>",
         showarrow=False,
     )
-    given = [np.asarray(curve) for curve in curves.values() if curve is not None]
-    shares = np.max([curve.reshape(-1, 10).sum(-1) for curve in given], axis=0)
-    likely = np.flatnonzero(shares >= SHOWN_PROBABILITY)
-    # One decade either side, so that the hills are seen to end.
-    first = max(0, likely[0] - 1)
-    last = min(len(DECADES) - 1, likely[-1] + 1)
-    _lay_out_years(figure, FIRST_YEAR + 10 * first, FIRST_YEAR + 10 * last + 10)
+    _lay_out_years(figure, *shown_decades([curve for curve in curves.values() if curve is not None]), say)
     figure.update_layout(
         hovermode="x unified", showlegend=True, yaxis={"tickformat": ".2~%", "rangemode": "tozero"}
     )
     return figure
 
 
-def known_years_figure(known: EmbeddingMap) -> go.Figure:
+def shown_decades(curves: Sequence[Sequence[float]]) -> tuple[int, int]:
+    """First year of the first decade worth showing, and of the one after the last.
+
+    Shape: any number of distributions over YEARS.
+    """
+    shares = np.max([np.reshape(curve, (-1, 10)).sum(-1) for curve in curves], axis=0)
+    likely = np.flatnonzero(shares >= SHOWN_PROBABILITY)
+    # One decade either side, so that the hills are seen to end.
+    first, last = max(0, likely[0] - 1), min(len(DECADES) - 1, likely[-1] + 1)
+    return FIRST_YEAR + 10 * int(first), FIRST_YEAR + 10 * int(last) + 10
+
+
+def comparison_figure(
+    answers: Sequence[tuple[str, EraPrediction]], say: Texts = ENGLISH, shown: tuple[int, int] | None = None
+) -> go.Figure:
+    """How likely each year is by several answers. The first is the one that others are compared with.
+
+    Args:
+        answers: at most four, each with its name.
+        shown: the years that the axis holds, so that several figures can be compared.
+    """
+    figure = go.Figure()
+    curves = [prediction.probabilities["both"] or [] for _, prediction in answers]
+    for (name, prediction), curve, (colour, dash) in zip(answers, curves, COMPARED, strict=False):
+        figure.add_scatter(
+            x=prediction.years,
+            y=curve,
+            name=f"{name}: {prediction.year}",
+            mode="lines",
+            line={"color": colour, "width": 3, "dash": dash, "shape": "spline", "smoothing": 0.6},
+            hovertemplate="%{y:.1%}",
+        )
+    _lay_out_years(figure, *(shown or shown_decades(curves)), say)
+    figure.update_layout(
+        hovermode="x unified", showlegend=True, yaxis={"tickformat": ".2~%", "rangemode": "tozero"}
+    )
+    return figure
+
+
+def known_years_figure(known: EmbeddingMap, say: Texts = ENGLISH) -> go.Figure:
     """How many recordings of each year the model has heard: what stands there before any answer."""
     years, counts = np.unique(known.years, return_counts=True)
     figure = go.Figure()
@@ -128,53 +128,25 @@ def known_years_figure(known: EmbeddingMap) -> go.Figure:
         y=counts.tolist(),
         marker={"color": [DECADE_COLOURS[decade(year)] for year in years], "line": {"width": 0}},
         showlegend=False,
-        hovertemplate="%{x}: %{y} recordings<extra></extra>",
+        hovertemplate=say("%{x}: %{y} recordings") + "<extra></extra>",
     )
-    _lay_out_years(figure, int(years[0]) // 10 * 10, int(years[-1]) // 10 * 10 + 10)
+    _lay_out_years(figure, int(years[0]) // 10 * 10, int(years[-1]) // 10 * 10 + 10, say)
     figure.update_layout(bargap=0.15)
     return figure
 
 
-def known_years_caption(known: EmbeddingMap) -> str:
-    return f"The {len(known.years):,} recordings that it learned from, by year."
-
-
-def attention(prediction: EraPrediction) -> str:
-    """HTML: how much sound and artist weighed, which seconds and which words, and the check beside it."""
-    sound, artist = prediction.attention["sound"], prediction.attention["artist"]
-    parts = [
-        "<div class='shares' role='img' aria-label='"
-        f"Attention: sound {_percent(sound)}, artist {_percent(artist)}'>"
-        + "".join(
-            f"<span class='share' style='flex-grow:{share:.4f};background:{colour}'>"
-            f"{name} {_percent(share)}</span>"
-            for name, share, colour in (("sound", sound, SOUND_COLOUR), ("artist", artist, ARTIST_COLOUR))
-            if round(100 * share) >= 1
-        )
-        + "</div>"
-    ]
-    if prediction.sound_attention:
-        parts.append(_seconds(prediction.sound_attention))
-    if prediction.word_attention:
-        parts.append(_words(prediction.word_attention))
-    shifts = [
-        f"without the {name} it would {f'move by {_years(abs(shift))}' if shift else 'stay the same'}"
-        for name, shift in prediction.shift_without.items()
-        if shift is not None
-    ]
-    if shifts:
-        parts.append(f"<p>A check of the answer: {'; '.join(shifts)}.</p>")
-    parts.append(
-        "<p class='aside'>Attention tells where the model looked, not why it answered as it did; "
-        "taking a side away tells what that side changed.</p>"
-    )
-    return "".join(parts)
-
-
-def map_figure(known: EmbeddingMap, prediction: EraPrediction | None = None) -> go.Figure:
+def map_figure(
+    known: EmbeddingMap,
+    prediction: EraPrediction | None = None,
+    say: Texts = ENGLISH,
+    drawn: int | None = None,
+) -> go.Figure:
     """Every known recording as a dot in its decade's colour; the song, if any, as a star.
 
     The ten recordings nearest in the embedding space are ringed; on the map they need not be the nearest.
+
+    Args:
+        drawn: the row of a known recording that stands in a song's place.
     """
     figure = go.Figure()
     decades = known.years // 10 * 10
@@ -185,16 +157,23 @@ def map_figure(known: EmbeddingMap, prediction: EraPrediction | None = None) -> 
                 figure,
                 known,
                 chosen,
-                name=decade(start),
+                name=say("{year}s", year=start),
                 marker={"color": DECADE_COLOURS[decade(start)], "size": 6, "line": {"width": 0.5}},
             )
+    star = None
     if prediction is not None:
-        nearest, _ = known.nearest(np.asarray(prediction.embedding, dtype=np.float32))
+        embedding, star = np.asarray(prediction.embedding, dtype=np.float32), prediction.map
+        name, hover = say("this song"), say("probably {year}", year=prediction.year)
+    elif drawn is not None:
+        embedding, star = known.embeddings[drawn], known.coordinates[drawn].tolist()
+        name, hover = say("drawn by lot"), _recording(known, drawn)
+    if star is not None:
+        nearest, _ = known.nearest(embedding)
         _add_recordings(
             figure,
             known,
             nearest,
-            name="nearest ten",
+            name=say("nearest ten"),
             marker={
                 "symbol": "circle-open",
                 "size": 13,
@@ -202,11 +181,10 @@ def map_figure(known: EmbeddingMap, prediction: EraPrediction | None = None) -> 
                 "line": {"width": 2, "color": ANSWER_COLOUR},
             },
         )
-        x, y = prediction.map
         figure.add_scatter(
-            x=[x],
-            y=[y],
-            name="this song",
+            x=star[:1],
+            y=star[1:],
+            name=name,
             mode="markers",
             marker={
                 "symbol": "star",
@@ -214,7 +192,7 @@ def map_figure(known: EmbeddingMap, prediction: EraPrediction | None = None) -> 
                 "color": ANSWER_COLOUR,
                 "line": {"width": 2, "color": "white"},
             },
-            hovertemplate=f"<b>this song</b><br>probably {prediction.year}<extra></extra>",
+            hovertemplate=f"<b>{name}</b><br>{hover}<extra></extra>",
         )
     _lay_out(figure, MAP_FIGURE_HEIGHT)
     figure.update_layout(
@@ -228,30 +206,6 @@ def map_figure(known: EmbeddingMap, prediction: EraPrediction | None = None) -> 
     return figure
 
 
-def map_caption(known: EmbeddingMap) -> str:
-    """What the map shows, for those who see it and those who do not."""
-    return (
-        f"Each dot is one of {len(known.years):,} recordings, coloured by decade. What the model finds alike "
-        "lies close together; distances between far-off groups mean little. Click a decade to hide it."
-    )
-
-
-def neighbours(prediction: EraPrediction) -> str:
-    """HTML: a table of the recordings nearest in the embedding space, nearest first."""
-    rows = "".join(
-        "<tr>"
-        f"<td><span class='swatch' style='background:{DECADE_COLOURS[decade(int(near['year']))]}'></span>"
-        f"{near['year']}</td><td>{escape(str(near['artist']))}</td><td>{escape(str(near['title']))}</td>"
-        f"<td>{near['similarity']:.2f}</td></tr>"
-        for near in prediction.neighbours
-    )
-    return (
-        "<table><thead><tr><th scope='col'>Year</th><th scope='col'>Artist</th><th scope='col'>Title</th>"
-        "<th scope='col' title='cosine of the embeddings'>Likeness</th></tr></thead>"
-        f"<tbody>{rows}</tbody></table>"
-    )
-
-
 def _add_recordings(
     figure: go.Figure, known: EmbeddingMap, chosen: np.ndarray, name: str, marker: dict
 ) -> None:
@@ -263,12 +217,13 @@ def _add_recordings(
         mode="markers",
         marker=marker,
         # Plotly reads a little HTML in what it shows.
-        text=[
-            f"<b>{escape(known.artists[i])}</b><br>{escape(known.titles[i])}<br>{known.years[i]}"
-            for i in chosen
-        ],
+        text=[_recording(known, i) for i in chosen],
         hovertemplate="%{text}<extra></extra>",
     )
+
+
+def _recording(known: EmbeddingMap, row: int) -> str:
+    return f"<b>{escape(known.artists[row])}</b><br>{escape(known.titles[row])}<br>{known.years[row]}"
 
 
 def _lay_out(figure: go.Figure, height: int) -> None:
@@ -286,7 +241,7 @@ def _lay_out(figure: go.Figure, height: int) -> None:
     )
 
 
-def _lay_out_years(figure: go.Figure, first: int, last: int) -> None:
+def _lay_out_years(figure: go.Figure, first: int, last: int, say: Texts) -> None:
     """An axis from ``first`` to ``last``, both the first year of a decade, with the decades as a ribbon."""
     _lay_out(figure, YEAR_FIGURE_HEIGHT)
     for start in range(first, last, 10):
@@ -306,7 +261,7 @@ def _lay_out_years(figure: go.Figure, first: int, last: int) -> None:
         xaxis={
             "range": [first - 0.5, last - 0.5],
             "tickvals": starts,
-            "ticktext": [decade(start) for start in starts],
+            "ticktext": [say("{year}s", year=start) for start in starts],
             "ticklabelstandoff": 10,
             "tickangle": 0,
             "showgrid": True,
@@ -317,54 +272,3 @@ def _lay_out_years(figure: go.Figure, first: int, last: int) -> None:
         yaxis={"nticks": 4, "zeroline": False, "fixedrange": True, "automargin": True},
         legend={"y": -0.2, "yanchor": "top"},
     )
-
-
-def _seconds(shares: list[dict[str, float]]) -> str:
-    """HTML: a bar for each excerpt, along the recording."""
-    end = max(excerpt["end"] for excerpt in shares)
-    most = max(excerpt["share"] for excerpt in shares) or 1.0
-    bars = "".join(
-        f"<span style='left:{100 * excerpt['start'] / end:.2f}%;"
-        f"width:{100 * (excerpt['end'] - excerpt['start']) / end:.2f}%;"
-        f"height:{100 * excerpt['share'] / most:.0f}%;background:{SOUND_COLOUR}' "
-        f"title='{_span(excerpt)}: {_percent(excerpt['share'])}'></span>"
-        for excerpt in shares
-    )
-    strongest = max(shares, key=lambda excerpt: excerpt["share"])
-    return (
-        f"<p>It listened most to {_span(strongest)}.</p>"
-        f"<div class='seconds' aria-hidden='true'>{bars}</div>"
-        f"<div class='clock' aria-hidden='true'><span>0:00</span><span>{_clock(end)}</span></div>"
-    )
-
-
-def _words(shares: list[dict[str, str | float]]) -> str:
-    """HTML: the biography, each word on a ground as strong as its weight."""
-    most = max(float(word["share"]) for word in shares) or 1.0
-    ranked = sorted(shares, key=lambda word: -float(word["share"]))
-    words = " ".join(
-        f"<span style='--weight:{float(word['share']) / most:.2f}' title='{_percent(float(word['share']))}'>"
-        f"{escape(str(word['word']))}</span>"
-        for word in shares
-    )
-    named = ", ".join(f"“{escape(str(word['word']).strip('.,;:()'))}”" for word in ranked[:3])
-    return (
-        f"<p>The words that weighed most: {named}.</p>"
-        f"<p class='words' style='--colour:{ARTIST_COLOUR}'>{words}</p>"
-    )
-
-
-def _percent(share: float) -> str:
-    return f"{round(100 * share)} %"
-
-
-def _years(count: float) -> str:
-    return f"{count:.0f} year" if round(count) == 1 else f"{count:.0f} years"
-
-
-def _span(excerpt: dict[str, float]) -> str:
-    return f"{_clock(excerpt['start'])}–{_clock(excerpt['end'])}"
-
-
-def _clock(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

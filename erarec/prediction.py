@@ -18,6 +18,7 @@ from erarec.clips import Hearing
 from erarec.encoders import BiographyReader, TextTokens, mel_frames
 from erarec.maps import EmbeddingMap
 from erarec.models import Inputs, Sound, load_checkpoint, no_words, resolve_device
+from erarec.texts import Sentence
 from erarec.years import DECADES, YEARS, best_year, by_decade, interval
 
 __all__ = ["EraPrediction", "EraRecognizer", "UnusableAudio"]
@@ -121,7 +122,11 @@ class EraRecognizer:
             excerpts = read_excerpts(audio) if isinstance(audio, str | Path) else cut_excerpts(*audio)
         about, notices = self._about(artist, biography)
         if excerpts.duration < EXCERPT_SECONDS:
-            notices.append(f"Only {excerpts.duration:.1f} s of sound: a longer recording is surer.")
+            notices.append(
+                Sentence(
+                    "Only {seconds:.1f} s of sound: a longer recording is surer.", seconds=excerpts.duration
+                )
+            )
         sound, inputs = self._hear(excerpts, seconds)
         tokens = None
         with _timed(seconds, "text"), torch.inference_mode():
@@ -130,7 +135,9 @@ class EraRecognizer:
                 if not len(tokens.spans):
                     tokens = None
                     notices.append(
-                        "There is nothing to read in the biography: the answer is from the sound alone."
+                        Sentence(
+                            "There is nothing to read in the biography: the answer is from the sound alone."
+                        )
                     )
         with _timed(seconds, "fusion"), torch.inference_mode():
             outputs = self.model.answer(*self._modalities(sound, inputs, tokens))
@@ -226,29 +233,41 @@ class EraRecognizer:
         query, text = _printable(artist or "").strip(), _printable(biography or "").strip()
         about: dict[str, str | None] = {"query": query[:200], "name": None, "match": "none"}
         about |= {"biography": "", "source": "none"}
-        notices = []
+        notices: list[str] = []
         if (query or text) and self.reader is None:
-            notices.append(f"{self.config.model} only listens: what is known of the artist is not used.")
+            notices.append(
+                Sentence(
+                    "{model} only listens: what is known of the artist is not used.", model=self.config.model
+                )
+            )
             return about, notices
         if text:
             if len(text) > BIOGRAPHY_LIMIT:
                 notices.append(
-                    f"The biography is long: only its first {BIOGRAPHY_LIMIT:,} characters are read."
+                    Sentence(
+                        "The biography is long: only its first {limit:,} characters are read.",
+                        limit=BIOGRAPHY_LIMIT,
+                    )
                 )
             about |= {"match": "biography", "biography": clip_biography(text), "source": "your text"}
         elif query:
             found = self.library.find(query)
             if found.artist is None:
                 notices.append(
-                    f"No artist called {query[:80]} is known here: the answer is from the sound alone."
+                    Sentence(
+                        "No artist called {name} is known here: the answer is from the sound alone.",
+                        name=query[:80],
+                    )
                 )
                 return about, notices
             about |= {"name": found.artist.name, "match": found.match}
             about |= {"biography": compose_biography(found.artist), "source": "library"}
             if found.match == "fuzzy":
-                notices.append(f"Taken for {found.artist.name}.")
+                notices.append(Sentence("Taken for {name}.", name=found.artist.name))
             if not about["biography"]:
-                notices.append(f"Nothing is known here of {found.artist.name} but the name.")
+                notices.append(
+                    Sentence("Nothing is known here of {name} but the name.", name=found.artist.name)
+                )
         return about, notices
 
     def _place(self, embedding: np.ndarray) -> tuple[list[float], list[dict[str, str | int | float]]]:

@@ -38,6 +38,7 @@ from erarec.audio import (
     cut_excerpts,
     excerpt_starts,
     level,
+    read_beginning,
     read_excerpts,
     tagger_sound,
 )
@@ -417,6 +418,21 @@ def test_many_channels_are_averaged(tmp_path):
     np.testing.assert_allclose(read_excerpts(path).sound, cut_excerpts(sound).sound, atol=1e-4)
 
 
+@pytest.mark.parametrize("extension", ["wav", "mp3", "m4a"])
+def test_the_beginning_is_the_first_minute_as_the_excerpts_hear_it(tmp_path, extension):
+    sound = np.concatenate([melody(60, 44100, seed) for seed in (1, 2)])
+    path = tmp_path / f"tune.{extension}"
+    if extension in BY_FFMPEG:
+        encode(path, sound, *BY_FFMPEG[extension])
+    else:
+        soundfile.write(path, sound, 44100)
+    beginning = read_beginning(path)
+    assert len(beginning) / SAMPLE_RATE == pytest.approx(60, abs=0.1)
+    expected = cut_excerpts(sound[: 60 * 44100], 44100)
+    difference = (spectrum(cut_excerpts(beginning).sound) - spectrum(expected.sound))[:, :120]
+    assert np.abs(difference).mean() < 1.5
+
+
 # What cannot be used
 
 
@@ -454,6 +470,10 @@ def test_unusable_files_are_told_in_one_sentence(tmp_path, make, says, name):
     with pytest.raises(UnusableAudio, match=says) as raised:
         read_excerpts(path)
     assert_one_sentence(raised.value)
+    if "second" not in says:  # a beginning may be of any length
+        with pytest.raises(UnusableAudio) as raised:
+            read_beginning(path)
+        assert_one_sentence(raised.value)
 
 
 def assert_one_sentence(error: UnusableAudio) -> None:
