@@ -1,106 +1,61 @@
-"""The page: what stands on it, and what happens when the button is pressed.
+"""The page: what stands on it, and what is wired to what.
 
-Everything shown is made by ``erarec.figures``; everything known comes from ``erarec.load``.
+What happens when something is pressed is in ``erarec.page``; what only the browser can do (play a stretch,
+draw the card, count guesses) in ``assets/page.js``.
 """
 
 import os
 import sys
-from functools import cache
 from pathlib import Path
+from typing import Any
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # Gradio reads it when it is imported
 
 import gradio as gr
+from gradio.i18n import I18nData
 
-import erarec
-from erarec import figures
-from erarec.artist import compose_biography
-from erarec.prediction import EraPrediction, UnusableAudio
+from erarec import figures, page, panels
+from erarec.texts import ENGLISH, LANGUAGES, Texts, catalogue
 
 ASSETS = Path(__file__).parent / "assets"
+EXAMPLES = {path.stem: str(path) for path in sorted((ASSETS / "examples").glob("*.mp3"))}  # "1920s", ...
 CACHE_SECONDS = 3600  # uploads and recordings are deleted after an hour
+FIRST_GUESS, LAST_GUESS = 1920, 2025
 
-MODEL_CHOICES = [
-    ("Sound and artist – the best answers (AudioArt-MMC)", "audioart-mmc"),
-    ("Sound alone, taught to tell eras apart (Audio-SUC)", "audio-suc"),
-    ("Sound alone, the plain baseline (Audio-CNN)", "audio-cnn"),
-]
 SUGGESTIONS = """
-<ul id="artist-suggestions" role="listbox" aria-label="Artists" hidden></ul>
+<ul data-for="${field}" role="listbox" aria-label="Artists" hidden></ul>
 <div class="visually-hidden" role="status"></div>
 """
-CLOSE_PANELS = "() => Array(2).fill({__type__: 'update', open: false})"
-# On a phone the answer stands below the button, out of sight.
-SCROLL_TO_ANSWER = """
-() => { if (innerWidth < 900) document.getElementById("answer").scrollIntoView({behavior: "smooth"}) }
-"""
-HINT = "Give me a recording, and I will name its year."
-NO_AUDIO = "There is no recording yet: upload one, or record some music with the microphone."
-
-DEFAULT_MODEL = erarec.MODELS[0]
-recogniser = cache(erarec.load)
+CLOSE_PANELS = "() => Array(3).fill({__type__: 'update', open: false})"
+PRIVATE = {"api_visibility": "private"}  # of what only the page itself may ask
 
 
-def hear(audio: str | None, artist: str | None, biography: str | None, model: str) -> EraPrediction:
-    if audio is None:
-        raise UnusableAudio(NO_AUDIO)
-    return recogniser(model).predict(audio, artist=artist, biography=biography)
+class Labels:
+    """Texts of Gradio's own components, which the browser translates: collected while the page is built."""
+
+    def __init__(self) -> None:
+        self.templates: set[str] = set()
+
+    def __call__(self, template: str) -> I18nData:
+        self.templates.add(template)
+        return I18nData(self.key(template))
+
+    @staticmethod
+    def key(template: str) -> str:
+        """A name that Gradio's translations take: no dots, which would lead into a subtree."""
+        return "".join(character if character.isalnum() else "_" for character in template)
+
+    @property
+    def translations(self) -> gr.I18n:
+        return gr.I18n(
+            **{
+                language: {self.key(text): catalogue(language).get(text, text) for text in self.templates}
+                for language in LANGUAGES
+            }
+        )
 
 
-def predict(audio: str | None, artist: str | None, biography: str | None, model: str) -> dict:
-    """When a recording was made, by its sound and, if given, its artist: the JSON of EraPrediction."""
-    try:
-        return hear(audio, artist, biography, model).to_dict()
-    except UnusableAudio as problem:
-        raise gr.Error(str(problem), print_exception=False) from problem
-
-
-def show(audio: str | None, artist: str | None, biography: str | None, model: str) -> tuple:
-    """What the right side shows, in the order of its components."""
-    try:
-        prediction = hear(audio, artist, biography, model)
-    except UnusableAudio as problem:
-        return (figures.message(str(problem), "problem"), *show_nothing(model))
-    return (
-        figures.answer(prediction),
-        figures.message(figures.year_caption(prediction), "aside"),
-        figures.year_figure(prediction),
-        figures.attention(prediction),
-        figures.map_figure(recogniser(model).map, prediction),
-        figures.neighbours(prediction),
-        prediction.to_dict(),
-    )
-
-
-def show_nothing(model: str) -> tuple:
-    """What stands below the answer while there is none."""
-    known = recogniser(model).map
-    return (
-        figures.message(figures.known_years_caption(known), "aside"),
-        figures.known_years_figure(known),
-        figures.message("How much the sound and the artist weighed, which seconds and which words.", "aside"),
-        figures.map_figure(known),
-        figures.message("The ten recordings most like yours.", "aside"),
-        None,
-    )
-
-
-def suggest(text: str) -> list[str]:
-    """Artists whose names begin with, hold or look like what is being typed."""
-    return recogniser(DEFAULT_MODEL).library.suggest(text)
-
-
-def biography_in_use(artist: str | None, biography: str | None) -> str:
-    """Which text about the artist will be read."""
-    if biography and biography.strip():
-        return figures.message("Your own text about the artist will be read.", "aside")
-    if not artist or not artist.strip():
-        return figures.message("Without an artist, the sound alone will answer.", "aside")
-    found = recogniser(DEFAULT_MODEL).library.find(artist).artist
-    if found is None:
-        return figures.message("Not in the library: the sound alone will answer.", "aside")
-    text = compose_biography(found) or f"{found.name}, of whom only the name is known."
-    return figures.message(f"From the library: “{text}”", "aside")
+label = Labels()
 
 
 def theme() -> gr.themes.Base:
@@ -114,113 +69,317 @@ def theme() -> gr.themes.Base:
     )
 
 
+def suggestions(field: str) -> gr.HTML:
+    """The list under an artist's field, asked of the server while one types."""
+    return gr.HTML(
+        html_template=SUGGESTIONS,
+        js_on_load=(ASSETS / "suggestions.js").read_text(),
+        server_functions=[page.suggest],
+        apply_default_css=False,
+        elem_classes=["suggestions"],
+        field=field,
+    )
+
+
+def artist_field(name: str, text: Any) -> gr.Textbox:
+    with gr.Column(elem_classes=["artist-field"]):
+        box = gr.Textbox(
+            value="",  # a default, so that clients of the API may leave it out
+            label=text,
+            placeholder=label("Start typing a name"),
+            max_lines=1,
+            elem_id=name,
+        )
+        suggestions(name)
+    return box
+
+
+def static_texts(say: Texts) -> list[str]:
+    """What stands on the page from the beginning, in the order of ``build``'s ``fixed``."""
+    known = page.known_map(page.DEFAULT_MODEL)
+    return [
+        f"<h1>{say('What year is this music from?')}</h1>"
+        f"<p>{say('Play it a recording. It names the year, and shows what it went by.')}</p>",
+        panels.message(say("One tune, eight decades: hear what it listens for."), "aside"),
+        panels.heading(say("What it went by")),
+        panels.heading(say("Where it lies")),
+        panels.message(panels.map_caption(known, say), "aside"),
+        panels.heading(say("Most like it")),
+        panels.share_buttons(say),
+        panels.heading(say("Three models, one recording"))
+        + panels.message(say("From the plainest to the one that reads about the artist."), "aside"),
+        panels.heading(say("Somebody else plays"))
+        + panels.message(say("The same sound, told another name: does it believe its ears?"), "aside"),
+        panels.heading(say("Another sound"))
+        + panels.message(say("The same music as an old radio or a modern master would give it."), "aside"),
+        panels.message(
+            say("Let it listen along: after three seconds the needle moves, and then every two or three."),
+            "aside",
+        ),
+        panels.message(
+            say("Recordings stay on the machine that runs this page and are deleted within two hours."),
+            "aside",
+        ),
+    ]
+
+
+def tab(text: Any, name: str) -> gr.Tab:
+    """A tab that the page's address remembers."""
+    made = gr.Tab(text, id=name, render_children=True)
+    made.select(None, js=f"() => window.erarec?.turnTo('{name}')", **PRIVATE)
+    return made
+
+
 def build() -> gr.Blocks:
-    recogniser(DEFAULT_MODEL)  # loaded here, so that the first answer comes fast
-    caption, distribution, attention, embedding_map, neighbours, _ = show_nothing(DEFAULT_MODEL)
+    page.recogniser(page.DEFAULT_MODEL)  # loaded here, so that the first answer comes fast
+    texts = iter(static_texts(ENGLISH))
+    fixed: list[gr.HTML] = []
+
+    def fixed_text(**options: Any) -> None:
+        fixed.append(gr.HTML(next(texts), **options))
+
     with gr.Blocks(
         title="erarec: hear a recording, name its year",
         analytics_enabled=False,
         delete_cache=(CACHE_SECONDS, CACHE_SECONDS),
-    ) as page:
-        gr.HTML(
-            "<h1>What year is this music from?</h1>"
-            "<p>Play it a recording. It names the year, says how sure it is, and shows what it went by.</p>",
-            elem_classes=["masthead"],
-        )
+    ) as blocks:
+        fixed_text(elem_classes=["masthead"])
         with gr.Row():
             with gr.Column(scale=2, min_width=320, elem_id="input-column"):
                 audio = gr.Audio(
-                    label="Recording",
+                    label=label("Recording"),
                     sources=["upload", "microphone"],
                     type="filepath",
                     buttons=[],
                     elem_id="audio-input",
                 )
-                with gr.Column(elem_id="artist-field"):
-                    artist = gr.Textbox(
-                        value="",  # a default, so that clients of the API may leave it out
-                        label="Artist (optional)",
-                        placeholder="Start typing a name",
-                        max_lines=1,
-                        elem_id="artist-input",
-                    )
-                    gr.HTML(
-                        html_template=SUGGESTIONS,
-                        js_on_load=(ASSETS / "suggestions.js").read_text(),
-                        server_functions=[suggest],
-                        apply_default_css=False,
-                        elem_id="artist-suggestions-host",
-                    )
-                source = gr.HTML(biography_in_use("", ""), elem_id="biography-source")
-                button = gr.Button("Name the year", variant="primary", size="lg", elem_id="predict-button")
-                with gr.Accordion("Another text about the artist") as biography_panel:
+                fixed_text()
+                with gr.Row(elem_id="examples"):
+                    examples = {
+                        name: gr.Button(name, size="sm", elem_id=f"example-{name}") for name in EXAMPLES
+                    }
+                    surprise = gr.Button(label("Surprise me"), size="sm", elem_id="surprise-button")
+                artist = artist_field("artist-input", label("Artist (optional)"))
+                about, tags = gr.State(page.About()), gr.State(page.Tags())
+                source = gr.HTML(page.nobody(ENGLISH), elem_id="biography-source")
+                button = gr.Button(
+                    label("Name the year"), variant="primary", size="lg", elem_id="predict-button"
+                )
+                stop = gr.Button(label("Stop"), visible=False, elem_id="stop-button")
+                with gr.Accordion(label("What it reads about the artist")) as biography_panel:
                     biography = gr.Textbox(
                         value="",
-                        label="Biography (optional)",
-                        placeholder="Paste one here, and it is read instead of the library's.",
+                        label=label("Biography (optional)"),
+                        placeholder=label("Paste one here, and it is read instead of the library's."),
                         lines=4,
                         max_lines=8,
                         elem_id="biography-input",
                     )
-                with gr.Accordion("Another model") as model_panel:
-                    model = gr.Radio(MODEL_CHOICES, value=DEFAULT_MODEL, label="Model", elem_id="model-input")
+                    ask_wikipedia = gr.Button(
+                        label("Look up on Wikipedia"), size="sm", elem_id="wikipedia-button"
+                    )
+                    meant = gr.Radio(
+                        [], label=label("Who is meant"), visible=False, elem_id="wikipedia-choices"
+                    )
+                with gr.Accordion(label("Guess first")) as guess_panel:
+                    guessing = gr.Checkbox(
+                        False, label=label("I guess before it answers"), elem_id="guessing"
+                    )
+                    guessed = gr.Slider(
+                        FIRST_GUESS, LAST_GUESS, 1975, step=1, label=label("My guess"), elem_id="guess-input"
+                    )
+                    gr.HTML("<p id='tally' class='aside' role='status'></p>")
+                with gr.Accordion(label("Another model")) as model_panel:
+                    model = gr.Radio(
+                        [
+                            (label("Sound and artist: the best answers (AudioArt-MMC)"), "audioart-mmc"),
+                            (label("Sound alone, taught to tell eras apart (Audio-SUC)"), "audio-suc"),
+                            (label("Sound alone, the plain baseline (Audio-CNN)"), "audio-cnn"),
+                        ],
+                        value=page.DEFAULT_MODEL,
+                        label=label("Model"),
+                        elem_id="model-input",
+                    )
             with gr.Column(scale=5, min_width=320):
-                with gr.Column(elem_id="answer-panel"):
-                    outputs = [
-                        gr.HTML(figures.message(HINT), elem_id="answer"),
-                        gr.HTML(caption),
-                        gr.Plot(distribution, show_label=False, container=False, elem_id="era-distribution"),
-                    ]
-                with gr.Column(elem_id="attention-panel"):
-                    gr.HTML("<h2>What it went by</h2>")
-                    outputs += [gr.HTML(attention, elem_id="attention")]
-                with gr.Row(elem_id="map-panel"):
-                    with gr.Column(scale=3, min_width=320):
-                        gr.HTML("<h2>Where it lies</h2>")
-                        outputs += [
-                            gr.Plot(embedding_map, show_label=False, container=False, elem_id="embedding-map")
-                        ]
-                        known = recogniser(DEFAULT_MODEL).map
-                        gr.HTML(figures.message(figures.map_caption(known), "aside"))
-                    with gr.Column(scale=2, min_width=300):
-                        gr.HTML("<h2>Most like it</h2>")
-                        outputs += [gr.HTML(neighbours, elem_id="neighbours")]
-                with gr.Accordion("Numbers", open=False):
-                    outputs += [numbers := gr.JSON(label="What the API answers", elem_id="numbers")]
-        gr.HTML(
-            figures.message(
-                "Recordings stay on the machine that runs this page and are deleted within two hours.",
-                "aside",
-            ),
-        )
+                with gr.Tabs(elem_id="tabs") as tabs:
+                    with tab(label("Listen"), "listen"):
+                        outputs = answer_panel(fixed_text)
+                    with tab(label("What if"), "what-if"):
+                        what_if(fixed_text, audio, artist, biography, about, model)
+                    with tab(label("Live"), "live"):
+                        live(fixed_text)
+        fixed_text()
 
         # What is in an accordion that starts closed is not on the page, and has no value, until it is opened.
-        page.load(None, None, [biography_panel, model_panel], js=CLOSE_PANELS, api_visibility="private")
-        inputs = [audio, artist, biography, model]
-        gr.on(
+        panels_below = [biography_panel, guess_panel, model_panel]
+        blocks.load(None, None, panels_below, js=CLOSE_PANELS, **PRIVATE)
+        blocks.load(
+            page.greet(static_texts), None, [*fixed, *outputs, source], show_progress="hidden", **PRIVATE
+        )
+        blocks.load(
+            page.restore(EXAMPLES), None, [artist, model, audio, tabs], show_progress="hidden", **PRIVATE
+        )
+
+        answering = gr.on(
             [button.click, artist.submit],
-            show,
-            inputs,
+            page.show,
+            [audio, artist, biography, about, model, guessing, guessed, tags],
             outputs,
-            api_visibility="private",
             show_progress_on=outputs[0],
             concurrency_id="model",
-        ).then(None, js=SCROLL_TO_ANSWER, api_visibility="private")
-        # Clients get the numbers alone: this button is never shown.
-        gr.Button(visible=False).click(predict, inputs, numbers, api_name="predict", concurrency_id="model")
-        gr.on(
-            [artist.change, biography.change],
-            biography_in_use,
-            [artist, biography],
-            source,
-            api_visibility="private",
-            show_progress="hidden",
-            queue=False,
             trigger_mode="always_last",
+            **PRIVATE,
         )
-    return page
+        answering.success(None, js="() => window.erarec.answered()", **PRIVATE)
+        stop.click(None, cancels=[answering], **PRIVATE)
+        wire_artist(artist, audio, biography, about, tags, source, ask_wikipedia, meant)
+        for name, example in examples.items():
+            example.click(
+                page.take(EXAMPLES[name]), None, [audio, artist, tags], show_progress="hidden", **PRIVATE
+            )
+        surprise.click(page.surprise, model, [outputs[0], outputs[4], outputs[5]], **PRIVATE)
+        wire_address(artist, model, audio, examples)
+        for_programs(audio, artist, biography, model)
+    return blocks
 
 
+def answer_panel(fixed_text: Any) -> list[Any]:
+    """The answer and its reasons; returns what ``page.show`` fills, in its order."""
+    say = ENGLISH
+    years, caption, reasons, embedding_map, near, *_ = page.show_nothing(page.DEFAULT_MODEL, say)
+    plain: dict[str, Any] = {"show_label": False, "container": False}
+    with gr.Column(elem_id="answer-panel"):
+        answer = gr.HTML(
+            panels.message(say("Give me a recording, and I will name its year.")), elem_id="answer"
+        )
+        distribution = gr.Plot(years, elem_id="era-distribution", **plain)
+        decades = gr.HTML(caption, elem_id="decades")
+    with gr.Column(elem_id="attention-panel"):
+        fixed_text()
+        attention = gr.HTML(reasons, elem_id="attention")
+    with gr.Row(elem_id="map-panel"):
+        with gr.Column(scale=3, min_width=320):
+            fixed_text()
+            whole_map = gr.Plot(embedding_map, elem_id="embedding-map", **plain)
+            fixed_text()
+        with gr.Column(scale=2, min_width=300):
+            fixed_text()
+            neighbours = gr.HTML(near, elem_id="neighbours")
+    fixed_text(elem_id="share")
+    with gr.Accordion(label("Numbers"), open=False):
+        numbers = gr.JSON(label=label("What the API answers"), elem_id="numbers")
+    data = gr.HTML("", elem_id="answer-data")
+    return [answer, distribution, decades, attention, whole_map, neighbours, numbers, data]
+
+
+def what_if(fixed_text: Any, audio: Any, artist: Any, biography: Any, about: Any, model: Any) -> None:
+    """The same recording, with one thing changed."""
+    plain: dict[str, Any] = {"show_label": False, "container": False}
+    asked: dict[str, Any] = {"concurrency_id": "model", "trigger_mode": "always_last", **PRIVATE}
+    with gr.Column(elem_classes=["experiment"]):
+        fixed_text()
+        by_models = gr.Button(label("Ask all three"), elem_id="compare-models")
+        table = gr.HTML(elem_id="models-table")
+        curves = gr.Plot(elem_id="models-curves", **plain)
+    by_models.click(page.compare_models, [audio, artist, biography, about], [curves, table], **asked)
+    with gr.Column(elem_classes=["experiment"]):
+        fixed_text()
+        other = artist_field("other-artist-input", label("Another artist"))
+        by_artist = gr.Button(label("Tell it that name"), elem_id="compare-artists")
+        table = gr.HTML(elem_id="artists-table")
+        curves = gr.Plot(elem_id="artists-curves", **plain)
+    gr.on(
+        [by_artist.click, other.submit],
+        page.compare_artists,
+        [audio, artist, other],
+        [curves, table],
+        **asked,
+    )
+    with gr.Column(elem_classes=["experiment"]):
+        fixed_text()
+        choices = [(label(name), change) for change, name in page.changes(ENGLISH).items()]
+        change = gr.Radio(choices, label=label("Play it through"), elem_id="change-input")
+        player = gr.Audio(
+            label=label("How that sounds"), interactive=False, buttons=[], elem_id="changed-sound"
+        )
+        table = gr.HTML(elem_id="sounds-table")
+        curves = gr.Plot(elem_id="sounds-curves", **plain)
+    change.input(page.compare_sounds, [audio, change, model], [player, curves, table], **asked)
+
+
+def live(fixed_text: Any) -> None:
+    """The microphone, and a needle that follows it."""
+    fixed_text()
+    microphone = gr.Audio(
+        label=label("Microphone"), sources=["microphone"], streaming=True, type="numpy", elem_id="live-input"
+    )
+    needle = gr.HTML(panels.needle(None, 0), elem_id="needle")
+    recording = gr.State(page.Recording())
+    microphone.stream(
+        page.listen,
+        [microphone, recording],
+        [needle, recording],
+        stream_every=1,
+        show_progress="hidden",
+        concurrency_id="live",
+        **PRIVATE,
+    )
+    microphone.stop_recording(
+        page.stop_listening, recording, [needle, recording], show_progress="hidden", **PRIVATE
+    )
+
+
+def wire_artist(
+    artist: Any, audio: Any, biography: Any, about: Any, tags: Any, source: Any, button: Any, meant: Any
+) -> None:
+    """The artist's name from the file's tags, the biography from the name, or from Wikipedia."""
+    quiet: dict[str, Any] = {
+        "show_progress": "hidden",
+        "queue": False,
+        "trigger_mode": "always_last",
+        **PRIVATE,
+    }
+    # Not ``change``: a recording that was trimmed has lost its tags, and is still the same.
+    gr.on([audio.upload, audio.clear], page.fill_artist, [audio, artist, tags], [artist, tags], **quiet)
+    artist.change(page.describe, [artist, biography, about], [biography, about, source], **quiet)
+    biography.input(page.written, [biography, artist, about], source, **quiet)
+    found = [biography, about, meant, source]
+    button.click(page.look_up, [artist, about], found, **PRIVATE)
+    meant.input(page.look_up_title, [artist, about, meant], found, **PRIVATE)
+
+
+def wire_address(artist: Any, model: Any, audio: Any, examples: dict[str, Any]) -> None:
+    """The page's address says what is asked, so that a link brings it back; ``page.restore`` reads it."""
+    remember = "window.erarec?.remember"
+    gr.on(
+        [artist.change, model.change],
+        None,
+        [artist, model],
+        js=f"(artist, model) => {remember}({{artist, model: model === '{page.DEFAULT_MODEL}' ? '' : model}})",
+        **PRIVATE,
+    )
+    for name, button in examples.items():
+        button.click(None, js=f"() => {remember}({{example: '{name}'}})", **PRIVATE)
+    gr.on(
+        [audio.upload, audio.clear, audio.start_recording],
+        None,
+        js=f"() => {remember}({{example: ''}})",
+        **PRIVATE,
+    )
+
+
+def for_programs(audio: Any, artist: Any, biography: Any, model: Any) -> None:
+    """Named endpoints, for gradio_client and curl: nothing of these is shown."""
+    numbers, files = gr.JSON(visible=False), gr.File(file_count="multiple", visible=False)
+    hidden = gr.Button(visible=False)
+    hidden.click(
+        page.predict, [audio, artist, biography, model], numbers, api_name="predict", concurrency_id="model"
+    )
+    hidden.click(page.annotate, [files, model], numbers, api_name="annotate", concurrency_id="model")
+    hidden.click(page.nearest, [audio, model], numbers, api_name="nearest", concurrency_id="model")
+
+
+gr.set_static_paths([ASSETS / "examples"])
 demo = build()
 
 if __name__ == "__main__":
@@ -231,6 +390,8 @@ if __name__ == "__main__":
         inbrowser=has_display,
         theme=theme(),
         css_paths=ASSETS / "page.css",
+        js=(ASSETS / "page.js").read_text(),
+        i18n=label.translations,
         footer_links=["api", "settings"],
         ssr_mode=False,
     )

@@ -1,13 +1,15 @@
 // Runs once when the list of suggestions is on the page. `element` holds the list, `server.suggest` asks the
 // library. The field is an ARIA combobox: what is typed is never changed unless a suggestion is picked.
 const list = element.querySelector("[role=listbox]");
+const field = list.dataset.for;
+list.id = `${field}-suggestions`;
 const status = element.querySelector("[role=status]");
 let active = -1;
 let asked = 0;
 let timer;
 
 const attach = () => {
-  const input = document.querySelector("#artist-input input, #artist-input textarea");
+  const input = document.querySelector(`#${field} input, #${field} textarea`);
   if (!input) return requestAnimationFrame(attach);
 
   const options = () => [...list.children];
@@ -39,7 +41,7 @@ const attach = () => {
     list.replaceChildren(
       ...names.map((name, i) => {
         const option = document.createElement("li");
-        option.id = `artist-suggestion-${i}`;
+        option.id = `${field}-suggestion-${i}`;
         option.setAttribute("role", "option");
         option.textContent = name;
         option.addEventListener("pointerdown", (event) => event.preventDefault()); // keeps the focus in the field

@@ -3,6 +3,7 @@
 Every figure has something here that says the same to those who do not see it. ``say`` is the language.
 """
 
+import json
 from collections.abc import Sequence
 from html import escape
 from urllib.parse import quote_plus
@@ -20,6 +21,7 @@ from erarec.years import COVERAGE, FIRST_YEAR, LAST_YEAR, by_decade, decade
 SURE_YEARS, FAIRLY_SURE_YEARS, UNSURE_YEARS = 8, 15, 25  # widths of the interval
 WAVE_BARS = 20  # of each excerpt
 SEARCH = "https://www.youtube.com/results?search_query="
+ELSEWHERE = "target='_blank' rel='noopener noreferrer'"  # of links that leave the page
 STRETCHED = "preserveAspectRatio='none' aria-hidden='true'"  # of drawings that fill what room there is
 
 
@@ -27,6 +29,27 @@ def message(sentence: str, kind: str = "hint") -> str:
     """HTML: a sentence in the place of an answer. ``kind``: "hint", "problem" or "aside"."""
     role = " role='alert'" if kind == "problem" else ""
     return f"<p class='{kind}'{role}>{escape(sentence)}</p>"
+
+
+def heading(text: str) -> str:
+    return f"<h2>{escape(text)}</h2>"
+
+
+def share_buttons(say: Texts = ENGLISH) -> str:
+    """HTML: what the browser does with an answer; ``assets/page.js`` knows these by their data-save."""
+    buttons = {
+        "card": say("Save a picture to share"),
+        "json": say("Save as JSON"),
+        "link": say("Copy a link to this page as it stands"),
+    }
+    return (
+        "<div class='save' hidden>"
+        + "".join(
+            f"<button type='button' data-save='{what}'>{escape(text)}</button>"
+            for what, text in buttons.items()
+        )
+        + f"<span role='status' data-copied='{escape(say('Copied.'))}'></span></div>"
+    )
 
 
 def answer_sentence(prediction: EraPrediction, say: Texts = ENGLISH) -> str:
@@ -195,6 +218,66 @@ def guess(prediction: EraPrediction, guessed: int, known_year: int | None, say: 
         }
         sentence += " " + verdict[winner]
     return f"<p class='guess' data-winner='{winner}'>{escape(sentence)}</p>"
+
+
+def credit(title: str, address: str, licence: str, licence_address: str, say: Texts = ENGLISH) -> str:
+    """HTML: whose text it is that was taken from Wikipedia, with links to it and to its licence."""
+    article = f"<a href='{escape(address)}' {ELSEWHERE}>{escape(title)}</a>"
+    terms = f"<a href='{escape(licence_address)}' {ELSEWHERE}>{escape(licence)}</a>"
+    sentence = escape(say("From Wikipedia: {article}, {licence}. You may change it."))
+    return f"<p class='aside'>{sentence.format(article=article, licence=terms)}</p>"
+
+
+def comparison(answers: Sequence[tuple[str, EraPrediction]], say: Texts = ENGLISH) -> str:
+    """HTML: a table of several answers to one recording, and how far each is from the first."""
+    first = answers[0][1].year
+    rows = "".join(
+        f"<tr><th scope='row'>{escape(name)}</th><td>{prediction.year}</td>"
+        f"<td>{prediction.interval[0]}–{prediction.interval[1]}</td>"
+        f"<td>{f'{prediction.year - first:+d}' if row else ''}</td></tr>"
+        for row, (name, prediction) in enumerate(answers)
+    )
+    heads = ["", say("Year"), say("Most likely between"), say("Moved by")]
+    return (
+        "<table class='comparison'><thead><tr>"
+        + "".join(f"<th scope='col'>{escape(head)}</th>" for head in heads)
+        + f"</tr></thead><tbody>{rows}</tbody></table>"
+    )
+
+
+def needle(
+    prediction: EraPrediction | None, seconds: float, say: Texts = ENGLISH, finished: bool = False
+) -> str:
+    """HTML: where the needle stands between 1890 and 2029, after so many seconds of sound.
+
+    The browser moves the needle from where it stood (``data-place``, in percent).
+    """
+    if prediction is None:
+        return message(say("I hear nothing yet. Play me some music."))
+    low, high = prediction.interval
+    span = LAST_YEAR - FIRST_YEAR
+    place, left = 100 * (prediction.year - FIRST_YEAR) / span, 100 * (low - FIRST_YEAR) / span
+    decades = "".join(
+        f"<span style='background:{colour}'>{say('{year}s', year=int(name[:4]))}</span>"
+        for name, colour in DECADE_COLOURS.items()
+    )
+    thought = f"{sum(prediction.seconds.values()):.2f}"
+    if finished:
+        state = say("All {heard:.0f} seconds together say {year}.", heard=seconds, year=prediction.year)
+    else:
+        state = say("{heard:.0f} s heard, thought for {thought} s.", heard=seconds, thought=thought)
+    return (
+        f"<p class='sentence'>{escape(answer_sentence(prediction, say))}</p>"
+        f"<div class='scale' aria-hidden='true' data-place='{place:.1f}'><div class='ribbon'>{decades}</div>"
+        f"<div class='span' style='left:{left:.1f}%;width:{100 * (high - low) / span:.1f}%'></div>"
+        f"<div class='needle' style='left:{place:.1f}%'></div></div>{message(state, 'aside')}"
+    )
+
+
+def data(prediction: EraPrediction, sentence: str) -> str:
+    """HTML, not shown: what the browser draws the card from and saves as JSON."""
+    content = json.dumps({"sentence": sentence, "prediction": prediction.to_dict()}, ensure_ascii=False)
+    return f"<div hidden data-answer='{escape(content)}'></div>"
 
 
 def _checks(prediction: EraPrediction, say: Texts) -> list[str]:

@@ -18,6 +18,7 @@ import httpx
 from platformdirs import user_cache_dir
 
 from erarec import __version__
+from erarec.texts import Sentence
 
 HOST = "https://en.wikipedia.org"
 LICENCE = "CC BY-SA 4.0"  # of every Article's text, to be named beside it with a link to Article.url
@@ -35,27 +36,31 @@ KEPT_FILES = 2000
 
 
 class LookupFailed(Exception):
-    """There is no article to show; its text is one sentence for the user."""
+    """There is no article to show; ``sentence`` says why to the user."""
+
+    def __init__(self, sentence: Sentence) -> None:
+        self.sentence = sentence
+        super().__init__(sentence)
 
 
 class NothingFound(LookupFailed):
     def __init__(self) -> None:
-        super().__init__("Wikipedia has no article on an artist of this name.")
+        super().__init__(Sentence("Wikipedia has no article on an artist of this name."))
 
 
 class Unreachable(LookupFailed):
     def __init__(self) -> None:
-        super().__init__("Wikipedia cannot be reached from here.")
+        super().__init__(Sentence("Wikipedia cannot be reached from here."))
 
 
 class TookTooLong(LookupFailed):
     def __init__(self) -> None:
-        super().__init__("Wikipedia took too long to answer; please try again.")
+        super().__init__(Sentence("Wikipedia took too long to answer; please try again."))
 
 
 class Unreadable(LookupFailed):
     def __init__(self) -> None:
-        super().__init__("Wikipedia gave an answer that cannot be read; please try again later.")
+        super().__init__(Sentence("Wikipedia gave an answer that cannot be read; please try again later."))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,176 @@
+// What only the browser can do. Runs once, when the page is up; `window.erarec` is what app.py calls.
+() => {
+  const find = (selector) => document.querySelector(selector);
+
+  // Music, not speech: a browser left to itself cleans a microphone for phone calls.
+  const devices = navigator.mediaDevices;
+  if (devices?.getUserMedia) {
+    const getUserMedia = devices.getUserMedia.bind(devices);
+    const music = { noiseSuppression: false, echoCancellation: false, autoGainControl: false };
+    devices.getUserMedia = (asked = {}) =>
+      getUserMedia(asked.audio ? { ...asked, audio: { ...(asked.audio === true ? {} : asked.audio), ...music } } : asked);
+  }
+
+  // Names and extensions that Gradio leaves out; it makes its elements anew now and then.
+  const ACCEPTED = ".wav,.mp3,.flac,.ogg,.opus,.m4a,.aac,.webm,.aiff,.aif,.mp4";
+  const amend = () => {
+    document.querySelectorAll("#audio-input input[type=file]").forEach((input) => {
+      if (input.accept !== ACCEPTED) input.accept = ACCEPTED;
+    });
+    document.querySelectorAll(".label-wrap").forEach((button) => {
+      const open = String(button.classList.contains("open"));
+      if (button.getAttribute("aria-expanded") !== open) button.setAttribute("aria-expanded", open);
+    });
+    document.querySelectorAll(".scale[data-place]").forEach(moveNeedle);
+  };
+
+  // The needle starts where the last one stood, and goes from there.
+  let place = null;
+  const moveNeedle = (scale) => {
+    if (scale.dataset.moved) return;
+    scale.dataset.moved = "yes";
+    const needle = scale.querySelector(".needle");
+    const target = needle.style.left;
+    if (place !== null && place !== target) {
+      needle.animate([{ left: place }, { left: target }], { duration: 600, easing: "ease-out" });
+    }
+    place = target;
+  };
+  new MutationObserver(amend).observe(document.body, { childList: true, subtree: true, attributes: true, attributeFilter: ["class", "accept"] });
+  amend();
+
+  // A press on a stretch of the wave plays it from there.
+  let stopAt;
+  document.addEventListener("click", (event) => {
+    const stretch = event.target.closest?.(".seconds button[data-start]");
+    if (!stretch) return;
+    const sound = find("#heard");
+    if (!sound) return;
+    const start = Number(stretch.dataset.start);
+    const playing = stretch.classList.contains("playing");
+    document.querySelectorAll(".seconds .playing").forEach((other) => other.classList.remove("playing"));
+    clearTimeout(stopAt);
+    if (playing) return sound.pause();
+    sound.currentTime = start;
+    sound.play();
+    stretch.classList.add("playing");
+    sound.ontimeupdate = () => {
+      const buttons = [...document.querySelectorAll(".seconds button[data-start]")];
+      const now = buttons.filter((button) => Number(button.dataset.start) <= sound.currentTime + 0.05).pop();
+      buttons.forEach((button) => button.classList.toggle("playing", button === now && !sound.paused));
+    };
+    sound.onpause = sound.onended = () =>
+      document.querySelectorAll(".seconds .playing").forEach((other) => other.classList.remove("playing"));
+  });
+
+  // Guesses: a tally that stays in this browser.
+  const TALLY = "erarec-tally";
+  const showTally = () => {
+    const tally = JSON.parse(localStorage.getItem(TALLY) || "{}");
+    const line = find("#tally");
+    if (line) line.textContent = Object.keys(tally).length ? `🙂 ${tally.you || 0} : ${tally.model || 0} 📻` : "";
+  };
+  const count = () => {
+    const guess = find("#answer .guess[data-winner]");
+    if (!guess || guess.dataset.counted) return;
+    guess.dataset.counted = "yes";
+    const winner = guess.dataset.winner;
+    if (!winner) return;
+    const tally = JSON.parse(localStorage.getItem(TALLY) || "{}");
+    for (const who of winner === "both" ? ["you", "model"] : [winner]) tally[who] = (tally[who] || 0) + 1;
+    localStorage.setItem(TALLY, JSON.stringify(tally));
+    showTally();
+  };
+  showTally();
+
+  // What is saved: the numbers, a picture, a link.
+  const answered = () => JSON.parse(find("#answer-data [data-answer]")?.dataset.answer || "null");
+
+  const save = (content, name) => {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(content);
+    link.download = name;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  };
+
+  const drawCard = ({ sentence, prediction }) => {
+    const [width, height] = [1200, 630];
+    const canvas = Object.assign(document.createElement("canvas"), { width, height });
+    const pen = canvas.getContext("2d");
+    pen.fillStyle = "#fffaf5";
+    pen.fillRect(0, 0, width, height);
+    pen.fillStyle = "#d6336c";
+    pen.font = "bold 150px Charter, Georgia, serif";
+    pen.fillText(String(prediction.year), 60, 180);
+    pen.fillStyle = "#1c1917";
+    pen.font = "36px Charter, Georgia, serif";
+    pen.fillText(sentence, 64, 250, width - 128);
+    if (prediction.artist.name) pen.fillText(prediction.artist.name, 460, 170, width - 524);
+    const curve = prediction.probabilities.both;
+    const shown = curve.map((_, i) => i).filter((i) => curve[i] > 0.0005);
+    const [first, last] = [Math.max(0, shown[0] - 5), Math.min(curve.length - 1, shown[shown.length - 1] + 5)];
+    const most = Math.max(...curve);
+    const x = (i) => 60 + ((width - 120) * (i - first)) / (last - first);
+    pen.beginPath();
+    pen.moveTo(x(first), 540);
+    for (let i = first; i <= last; i++) pen.lineTo(x(i), 540 - (230 * curve[i]) / most);
+    pen.lineTo(x(last), 540);
+    pen.fillStyle = "rgba(214, 51, 108, 0.25)";
+    pen.fill();
+    pen.strokeStyle = "#d6336c";
+    pen.lineWidth = 4;
+    pen.stroke();
+    pen.fillStyle = "#57534e";
+    pen.font = "26px sans-serif";
+    pen.textAlign = "center";
+    for (let i = first; i <= last; i++) {
+      if (prediction.years[i] % 10 === 0) pen.fillText(prediction.years[i], x(i), 580, 90);
+    }
+    pen.textAlign = "right";
+    pen.fillText("erarec", width - 60, 612);
+    return new Promise((done) => canvas.toBlob(done, "image/png"));
+  };
+
+  document.addEventListener("click", async (event) => {
+    const what = event.target.closest?.("[data-save]")?.dataset.save;
+    const known = what && answered();
+    if (!known) return;
+    if (what === "json") {
+      save(new Blob([JSON.stringify(known.prediction, null, 1)], { type: "application/json" }), "erarec.json");
+    } else if (what === "card") {
+      save(await drawCard(known), `erarec-${known.prediction.year}.png`);
+    } else {
+      await navigator.clipboard?.writeText(location.href);
+      const status = find("#share [data-copied]");
+      status.textContent = status.dataset.copied;
+    }
+  });
+
+  window.erarec = {
+    // An answer has come.
+    answered() {
+      const save = find("#share .save");
+      if (save) save.hidden = !answered();
+      count();
+      // On a phone the answer stands below the button, out of sight.
+      if (innerWidth < 900) find("#answer").scrollIntoView({ behavior: "smooth" });
+    },
+
+    // Plotly draws at the wrong width what is drawn behind another tab.
+    turnTo(tab) {
+      this.remember({ tab: tab === "listen" ? "" : tab });
+      setTimeout(() => dispatchEvent(new Event("resize")), 60);
+    },
+
+    // The address holds what is asked, so that a link brings it back.
+    remember(changes) {
+      const address = new URL(location);
+      for (const [name, value] of Object.entries(changes)) {
+        if (value) address.searchParams.set(name, value);
+        else address.searchParams.delete(name);
+      }
+      history.replaceState(history.state, "", address);
+    },
+  };
+}
