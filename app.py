@@ -161,11 +161,11 @@ def build() -> gr.Blocks:
                     surprise = gr.Button(label("Surprise me"), size="sm", elem_id="surprise-button")
                 artist = artist_field("artist-input", label("Artist (optional)"))
                 about, tags = gr.State(page.About()), gr.State(page.Tags())
-                source = gr.HTML(page.nobody(ENGLISH), elem_id="biography-source")
                 button = gr.Button(
                     label("Name the year"), variant="primary", size="lg", elem_id="predict-button"
                 )
                 stop = gr.Button(label("Stop"), visible=False, elem_id="stop-button")
+                source = gr.HTML(page.nobody(ENGLISH), elem_id="biography-source")
                 with gr.Accordion(label("What it reads about the artist")) as biography_panel:
                     biography = gr.Textbox(
                         value="",
@@ -278,14 +278,14 @@ def what_if(fixed_text: Any, audio: Any, artist: Any, biography: Any, about: Any
     asked: dict[str, Any] = {"concurrency_id": "model", "trigger_mode": "always_last", **PRIVATE}
     with gr.Column(elem_classes=["experiment"]):
         fixed_text()
-        by_models = gr.Button(label("Ask all three"), elem_id="compare-models")
+        by_models = gr.Button(label("Ask all three"), size="sm", elem_id="compare-models")
         table = gr.HTML(elem_id="models-table")
         curves = gr.Plot(elem_id="models-curves", **plain)
     by_models.click(page.compare_models, [audio, artist, biography, about], [curves, table], **asked)
     with gr.Column(elem_classes=["experiment"]):
         fixed_text()
         other = artist_field("other-artist-input", label("Another artist"))
-        by_artist = gr.Button(label("Tell it that name"), elem_id="compare-artists")
+        by_artist = gr.Button(label("Tell it that name"), size="sm", elem_id="compare-artists")
         table = gr.HTML(elem_id="artists-table")
         curves = gr.Plot(elem_id="artists-curves", **plain)
     gr.on(

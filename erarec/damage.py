@@ -14,7 +14,7 @@ import numpy as np
 import soxr
 from scipy import signal
 
-from erarec.audio import EXCERPT_SAMPLES, SAMPLE_RATE, level
+from erarec.audio import SAMPLE_RATE, level
 
 Generator = np.random.Generator
 
@@ -172,7 +172,7 @@ DAMAGES: dict[str, Callable[[np.ndarray, Generator], np.ndarray]] = {
 def damage(sound: np.ndarray, name: str, seed: str) -> np.ndarray:
     """Excerpts of one recording after a damage, all through the same chain, then levelled again.
 
-    Shape: [E, 66150] float32 at 22,050 Hz -> the same.
+    Shape: [E, samples] float32 at 22,050 Hz -> the same.
 
     Args:
         name: one of DAMAGES.
@@ -180,4 +180,4 @@ def damage(sound: np.ndarray, name: str, seed: str) -> np.ndarray:
     """
     digest = hashlib.blake2b(f"{name}/{seed}".encode(), digest_size=8).digest()
     rng = np.random.default_rng(int.from_bytes(digest, "little"))
-    return level(DAMAGES[name](sound.astype(np.float64), rng)[..., :EXCERPT_SAMPLES])
+    return level(DAMAGES[name](sound.astype(np.float64), rng)[..., : sound.shape[-1]])

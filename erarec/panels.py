@@ -258,7 +258,7 @@ def needle(
     span = LAST_YEAR - FIRST_YEAR
     place, left = 100 * (prediction.year - FIRST_YEAR) / span, 100 * (low - FIRST_YEAR) / span
     decades = "".join(
-        f"<span style='background:{colour}'>{say('{year}s', year=int(name[:4]))}</span>"
+        f"<span><i style='background:{colour}'></i>{name[:4]}</span>"
         for name, colour in DECADE_COLOURS.items()
     )
     thought = f"{sum(prediction.seconds.values()):.2f}"
