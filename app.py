@@ -116,7 +116,8 @@ def static_texts(say: Texts) -> list[str]:
             say("Let it listen along: after three seconds the needle moves, and then every two or three."),
             "aside",
         ),
-        panels.message(
+        panels.browser_texts(say)
+        + panels.message(
             say("Recordings stay on the machine that runs this page and are deleted within two hours."),
             "aside",
         ),
@@ -164,7 +165,7 @@ def build() -> gr.Blocks:
                 button = gr.Button(
                     label("Name the year"), variant="primary", size="lg", elem_id="predict-button"
                 )
-                stop = gr.Button(label("Stop"), visible=False, elem_id="stop-button")
+                stop = gr.Button(label("Stop"), elem_id="stop-button")
                 source = gr.HTML(page.nobody(ENGLISH), elem_id="biography-source")
                 with gr.Accordion(label("What it reads about the artist")) as biography_panel:
                     biography = gr.Textbox(
@@ -231,7 +232,8 @@ def build() -> gr.Blocks:
             **PRIVATE,
         )
         answering.success(None, js="() => window.erarec.answered()", **PRIVATE)
-        stop.click(None, cancels=[answering], **PRIVATE)
+        answering.then(None, js="() => window.erarec.ask(false)", **PRIVATE)
+        stop.click(None, cancels=[answering], js="() => window.erarec.ask(false)", **PRIVATE)
         wire_artist(artist, audio, biography, about, tags, source, ask_wikipedia, meant)
         for name, example in examples.items():
             example.click(

@@ -68,7 +68,9 @@
   const showTally = () => {
     const tally = JSON.parse(localStorage.getItem(TALLY) || "{}");
     const line = find("#tally");
-    if (line) line.textContent = Object.keys(tally).length ? `🙂 ${tally.you || 0} : ${tally.model || 0} 📻` : "";
+    const say = find("#browser-texts")?.dataset ?? {};
+    const any = tally.you || tally.model;
+    if (line) line.textContent = any ? `${say.you} ${tally.you || 0} : ${tally.model || 0} ${say.model}` : "";
   };
   const count = () => {
     const guess = find("#answer .guess[data-winner]");
@@ -82,6 +84,28 @@
     showTally();
   };
   showTally();
+
+  const asks = (event) =>
+    event.target.closest?.("#predict-button") || (event.key === "Enter" && event.target.closest?.("#artist-input"));
+  for (const kind of ["click", "keydown"]) {
+    document.addEventListener(kind, (event) => asks(event) && window.erarec.ask(true));
+  }
+
+  // A server that is gone, or another in its place: the page says so, and goes on by itself.
+  const lost = Object.assign(document.createElement("p"), { id: "lost", hidden: true });
+  lost.setAttribute("role", "alert");
+  document.body.append(lost);
+  setInterval(async () => {
+    if (document.hidden) return;
+    let answers = true;
+    try {
+      answers = (await fetch("./gradio_api/app_id", { cache: "no-store" })).ok;
+    } catch {
+      answers = false;
+    }
+    lost.textContent = answers ? "" : find("#browser-texts")?.dataset.lost;
+    lost.hidden = answers;
+  }, 5000);
 
   // What is saved: the numbers, a picture, a link.
   const answered = () => JSON.parse(find("#answer-data [data-answer]")?.dataset.answer || "null");
@@ -148,6 +172,11 @@
   });
 
   window.erarec = {
+    // There is a button to stop with only while there is something to stop.
+    ask(running) {
+      document.body.classList.toggle("asking", running);
+    },
+
     // An answer has come.
     answered() {
       const save = find("#share .save");

@@ -51,7 +51,7 @@ const attach = () => {
     );
     list.hidden = names.length === 0;
     input.setAttribute("aria-expanded", String(names.length > 0));
-    status.textContent = names.length ? `${names.length} artists, choose with the arrow keys` : "";
+    status.textContent = names.length ? (document.querySelector("#browser-texts")?.dataset.artists ?? "") : "";
     mark(-1);
   };
 

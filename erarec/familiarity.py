@@ -1,8 +1,7 @@
 """Whether a recording is like those that the models learned from, or speech, noise, something else entirely.
 
 Deep nearest neighbours (Sun et al. 2022, arXiv 2204.06507): the distance to the k-th nearest recording of the
-training set, here among the frozen tagger's features, which no training has bent towards eras. These are
-brought to a few whitened principal components first.
+training set, here among the frozen tagger's features, which no training has bent towards eras.
 """
 
 from dataclasses import dataclass
@@ -23,8 +22,10 @@ class Familiarity:
     """What the training set sounds like.
 
     Attributes:
-        mean: [1756] float32. components: [1756, 48] float32, whitening included.
-        known: [N, 48] float32, the training set's recordings, each heard clean and damaged.
+        mean: [1756] float32. components: [1756, 48] float32, the first principal components of the
+            standardised features.
+        known: [N, 48] float32, the training set's recordings. As they are: those heard through damages would
+            make noise familiar.
         limit: the distance up to which a recording is familiar.
     """
 
@@ -34,23 +35,18 @@ class Familiarity:
     limit: float
 
     @classmethod
-    def build(cls, features: np.ndarray, recordings: np.ndarray) -> "Familiarity":
-        """Learn from features averaged over each hearing of a recording.
-
-        Shape: features [N, 1756] float, recordings [N] int: rows of one number are hearings of one recording.
-        """
-        mean = features.mean(0, dtype=np.float64)
-        centred = features - mean
-        values, vectors = np.linalg.eigh(centred.T @ centred / len(features))
-        components = vectors[:, -COMPONENTS:] / np.sqrt(values[-COMPONENTS:])
-        known = centred @ components
-        # Another hearing of the same recording is no proof that its like is known.
-        own = np.array(
-            [_distance(row, known[recordings != r]) for row, r in zip(known, recordings, strict=True)]
-        )
+    def build(cls, features: np.ndarray) -> "Familiarity":
+        """Learn from the features of recordings, averaged over each. Shape: [N, 1756] float."""
+        mean, deviation = features.mean(0, dtype=np.float64), features.std(0, dtype=np.float64) + 1e-6
+        standard = (features - mean) / deviation
+        _, vectors = np.linalg.eigh(standard.T @ standard)
+        components = vectors[:, -COMPONENTS:]
+        known = standard @ components
+        others = (np.delete(known, row, axis=0) for row in range(len(known)))
+        own = [_distance(place, other) for place, other in zip(known, others, strict=True)]
         return cls(
             mean.astype(np.float32),
-            components.astype(np.float32),
+            (components / deviation[:, None]).astype(np.float32),
             known.astype(np.float32),
             float(np.quantile(own, FAMILIAR)),
         )
@@ -62,8 +58,8 @@ class Familiarity:
             return cls(**rest, limit=float(arrays["limit"]))
 
     def save(self, path: Path) -> None:
-        rest = {name: getattr(self, name).astype(np.float16) for name in ("components", "known")}
-        np.savez_compressed(path, mean=self.mean, limit=self.limit, **rest)
+        known = self.known.astype(np.float16)
+        np.savez_compressed(path, mean=self.mean, components=self.components, known=known, limit=self.limit)
 
     def strangeness(self, features: np.ndarray) -> float:
         """How far a recording is from all known ones; above 1 it is unlike them.

@@ -175,7 +175,7 @@ def _look_up(artist: str, title: str | None, about: About, say: Texts) -> tuple[
         )
     if isinstance(found, Choices):
         options = [(f"{one}: {what}" if what else one, one) for one, what in found.options]
-        question = say("Whom do you mean?")
+        question = say("Several are called so. Who is meant?")
         return (
             gr.skip(),
             about,

@@ -35,6 +35,18 @@ def heading(text: str) -> str:
     return f"<h2>{escape(text)}</h2>"
 
 
+def browser_texts(say: Texts = ENGLISH) -> str:
+    """HTML, not shown: what ``assets/page.js`` and ``suggestions.js`` say, as data attributes."""
+    texts = {
+        "lost": say("The page has lost its server. It will be back by itself."),
+        "artists": say("Artists: choose with the arrow keys."),
+        "you": say("you"),
+        "model": say("the model"),
+    }
+    attributes = " ".join(f"data-{name}='{escape(text)}'" for name, text in texts.items())
+    return f"<div hidden id='browser-texts' {attributes}></div>"
+
+
 def share_buttons(say: Texts = ENGLISH) -> str:
     """HTML: what the browser does with an answer; ``assets/page.js`` knows these by their data-save."""
     buttons = {

@@ -16,6 +16,7 @@ from erarec.artist import BIOGRAPHY_LIMIT, ArtistLibrary, clip_biography, compos
 from erarec.audio import EXCERPT_SECONDS, Excerpts, UnusableAudio, cut_excerpts, read_excerpts
 from erarec.clips import Hearing
 from erarec.encoders import BiographyReader, TextTokens, mel_frames
+from erarec.familiarity import Familiarity
 from erarec.maps import EmbeddingMap
 from erarec.models import Inputs, Sound, load_checkpoint, no_words, resolve_device
 from erarec.texts import Sentence
@@ -96,8 +97,10 @@ class EraRecognizer:
         self.hearing = Hearing(self.device)
         self.library = ArtistLibrary.load()
         self.reader = BiographyReader(self.device) if self.model.reads_text else None
-        # A checkpoint of one's own has its map beside it.
-        map_path = (ASSETS if path.parent == CHECKPOINTS else path.parent) / f"map-{path.stem}.npz"
+        # A checkpoint of one's own has its map beside it, and has learned from other music.
+        shipped = path.parent == CHECKPOINTS
+        self.familiarity = Familiarity.load() if shipped and "tagger" in self.config.towers else None
+        map_path = (ASSETS if shipped else path.parent) / f"map-{path.stem}.npz"
         self.map = EmbeddingMap.load(map_path) if map_path.exists() else None
 
     def predict(
@@ -128,6 +131,9 @@ class EraRecognizer:
                 )
             )
         sound, inputs = self._hear(excerpts, seconds)
+        if self._is_strange(inputs):
+            strange = "This sounds unlike the music that I know: take the year with a pinch of salt."
+            notices.append(Sentence(strange))
         tokens = None
         with _timed(seconds, "text"), torch.inference_mode():
             if self.reader is not None and about["biography"]:
@@ -202,6 +208,12 @@ class EraRecognizer:
                 frames=torch.from_numpy(mel_frames(excerpts.seconds))[None].to(self.device),
             )
             return self.model.sound_encoder(inputs), inputs
+
+    def _is_strange(self, inputs: Inputs) -> bool:
+        """Whether nothing like it was in training, as far as the tagger can tell."""
+        if self.familiarity is None or inputs.tagger is None:
+            return False
+        return self.familiarity.strangeness(inputs.tagger[0].cpu().numpy()) > 1
 
     def _modalities(self, sound: Sound, inputs: Inputs, tokens: TextTokens | None) -> tuple[Sound, Inputs]:
         """Three times the same recording where there is text: all of it, sound alone, artist alone."""

@@ -562,23 +562,22 @@ def the_1930s(rng: np.random.Generator) -> Sound:
 
 
 def the_1940s(rng: np.random.Generator) -> Sound:
-    """A singer close to the microphone, a clarinet that answers, a rhythm section in a larger studio."""
+    """A singer close to the microphone; a big band's brass punctuates, in a larger studio."""
     band_ = Band(160, rng, swing=0.66, loose=0.012)
     key = -1
     voice = band_.sing(swung(melody(key)), "aoea", 1.17)
-    clarinet = band_.play(71, answers(SIXTH, 72, key), vibrato=35)
-    reeds = band_.play(71, harmonised(swung(melody(key)), SIXTH, 2, key), vibrato=40)
-    guitar = band_.play(26, comp("xXxX", SIXTH, 50, key, 0.35))
-    upright = band_.play(32, bass("1356", 31, key))
+    brass = band_.play(61, comp("...X.X..", NINTH, 62, key, 0.3))
     piano = band_.play(0, comp(".x.x", NINTH, 55, key, 0.4))
-    sound = mix((voice, 0), (clarinet, -6), (reeds, -10), (guitar, -8), (upright, -5), (piano, -6))
-    sound = band(band(saturate(mono(reverb(sound, rng, 1.0, 0.15, 4500)), 0.6), 80), None, 6000, 4)
+    upright = band_.play(32, bass("1356", 31, key))
+    brushes = band_.drums(40, beat_bars("o.x.o.x.", SNARE))
+    sound = mix((voice, 0), (brass, -6), (piano, -5), (upright, -4), (brushes, -14))
+    sound = band(band(saturate(mono(reverb(sound, rng, 1.0, 0.25, 4500)), 0.6), 80), None, 7500, 4)
     sound = boost(sound, 1500, 2)
     return master(sound / np.abs(sound).max() + 0.02 * shellac(len(sound), rng), -16)
 
 
 def the_1950s(rng: np.random.Generator) -> Sound:
-    """Doo-wop: a tenor over oohs and triplets on the piano, an echo chamber, one track of tape."""
+    """Doo-wop: a singer over oohs and triplets on the piano, an echo chamber, one track of tape."""
     band_ = Band(104, rng, swing=0.66, loose=0.01)
     key = 2
     voice = band_.sing(melody(key - 12), "uoao", 1.0)
@@ -586,7 +585,10 @@ def the_1950s(rng: np.random.Generator) -> Sound:
     piano = band_.play(0, comp("XxxXxxXxxXxx", TRIAD, 62, key, 0.25))
     upright = band_.play(32, bass("1..1.5.5", 31, key))
     guitar = band_.play(26, comp(".X.X", SIXTH, 50, key, 0.4))
-    sound = mix((voice, 0), (oohs, -6), (piano, -6), (upright, -3), (guitar, -8))
+    tenor = band_.play(66, answers(SIXTH, 55, key), vibrato=40)
+    brushes = band_.drums(40, beat_bars("o.x.o.x.", SNARE))
+    rhythm = (piano, -6), (upright, -3), (guitar, -8), (brushes, -16)
+    sound = mix((voice, 0), (oohs, -6), (tenor, -8), *rhythm)
     sound = band(saturate(mono(reverb(sound, rng, 1.8, 0.45, 5000)), 1), 60, 7500, 3)
     return master(sound / np.abs(sound).max() + 0.001 * mono(hiss(len(sound), rng, 8000)), -16)
 
@@ -610,22 +612,20 @@ def the_1960s(rng: np.random.Generator) -> Sound:
 
 
 def the_1970s(rng: np.random.Generator) -> Sound:
-    """Disco: close, dry drums, electric piano, strings, sixteen tracks of tape from left to right."""
+    """Disco: damped, dry drums, electric piano, strings, many tracks of tape from left to right."""
     band_ = Band(112, rng, loose=0.008)
     key = 5
-    voice = band_.sing(melody(key - 12), "aoea", 1.12)
+    voice = band_.sing(melody(key - 12), "aoea", 1.08)
     piano = chorus(band_.play(4, comp("x..x..x.", NINTH, 57, key, 0.9)), 0.4)
     guitar = band_.play(27, comp("x.xx.xx.x.xx.xxo", TRIAD, 67, key, 0.12))
     strings = band_.play(48, held(NINTH, 72, key))
     fingered = saturate(band_.play(33, bass("1.81.85.1.81.856", 29, key, 0.7)), 1)
-    cymbals = [*beat_bars("x.xox.xox.xox.xo", CLOSED), *beat_bars(".x.x.x.x", OPEN)]
+    cymbals = beat_bars("x.xox.xox.xox.xo", CLOSED)
     drums = band_.drums(0, beat_bars("XXXX", KICK), beat_bars(".X.X", SNARE), cymbals)
     congas = band_.drums(0, beat_bars("x..o..x.xo.x..xx", CONGA))
-    sound = mix(
-        (voice, 0), (piano, -6, -0.4), (guitar, -10, 0.6), (strings, -7, 0.3), (fingered, -2),
-        (compress(drums, 10), -2), (congas, -12, -0.5),
-    )  # fmt: skip
-    sound = band(saturate(reverb(sound, rng, 1.3, 0.12, 6000, 0.03), 0.9), 35, 12000)
+    keys = (piano, -6, -0.4), (guitar, -12, 0.6), (strings, -6, 0.3)
+    sound = mix((voice, 0), *keys, (fingered, -3), (band(drums, None, 5500), -4), (congas, -12, -0.5))
+    sound = band(saturate(reverb(sound, rng, 1.3, 0.12, 6000, 0.03), 0.9), 50, 11000)
     return master(sound / np.abs(sound).max() + 0.0008 * hiss(len(sound), rng), -16)
 
 

@@ -1,4 +1,4 @@
-"""Train, evaluate and write everything in checkpoints, the maps in assets and the results in the README.
+"""Train, evaluate and write all in checkpoints, maps and what is familiar in assets, results in the README.
 
     python -m erarec.tools.build_models DATA [--work build/models] [--only audio-suc ...]
 
@@ -21,6 +21,7 @@ from erarec import ASSETS, CHECKPOINTS
 from erarec.artist import FOLDS
 from erarec.clips import Clip, FeatureCache, Material, read_leads, read_manifest, read_songs
 from erarec.evaluation import answer_clips, map_manifest, markdown_table, paired_difference, report
+from erarec.familiarity import FAMILIARITY, Familiarity
 from erarec.models import EraModel, load_checkpoint, resolve_device, save_checkpoint
 from erarec.prediction import EraRecognizer
 from erarec.training import Settings, clear_state, default_settings, prepare, train
@@ -200,6 +201,10 @@ def main() -> None:
     )
     features = FeatureCache(cache, resolve_device(arguments.device))
     material.features.update(features.features(clips, ["phone"], with_mel=True))
+    clean = material.features["clean"]
+    heard = [clean.tagger[clean.of(row)] for row in range(len(clips))]
+    means = [rows.mean(0, dtype=np.float32) for rows in heard if len(rows)]
+    Familiarity.build(np.array(means)).save(FAMILIARITY)
 
     answers = {
         run.name: build(run, material, arguments.work, arguments.device, arguments.precision) for run in runs
