@@ -195,9 +195,9 @@ def suggest(text: str) -> list[str]:
 def fill_artist(audio: str | None, artist: str, tags: Tags) -> tuple[Any, Tags]:
     """The artist that a new recording's own tags name, unless the listener has typed one; and these tags."""
     own = read_tags(audio) if audio else Tags()
-    if artist.strip() and artist != tags.artist:
-        return gr.skip(), own
-    return own.artist, own
+    typed = artist.strip() and artist != tags.artist
+    # Where nothing changes nothing is sent: it would overwrite what is being typed just now.
+    return gr.skip() if typed or own.artist == artist else own.artist, own
 
 
 # Answers

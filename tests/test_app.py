@@ -1,20 +1,27 @@
 """The page as people use it: the real ``app.py``, in a real browser where there is one."""
 
+import json
 import os
 import re
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import axe_playwright_python
+import mutagen.id3
+import numpy as np
 import pytest
 import soundfile
 from conftest import melody
@@ -23,6 +30,7 @@ from gradio_client.exceptions import AppError
 from playwright.sync_api import Browser, Error, Page, sync_playwright
 
 from erarec.prediction import EraPrediction
+from erarec.texts import Texts
 
 APP = Path(__file__).parents[1] / "app.py"
 START_SECONDS = 120  # a cold disk and a busy machine
@@ -43,20 +51,54 @@ ELEMENTS = [
 FIGURES = ["era-distribution", "attention", "embedding-map"]
 
 
-@pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Where the running app answers."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    address, log = f"http://127.0.0.1:{port}", tmp_path_factory.mktemp("app") / "log"
+# The page asks one fixed host, here and there alike: in these tests a server of our own stands in for it.
+LAUNCH = """
+import os, runpy
+from pathlib import Path
+from erarec import page, wikipedia
+page.wikipedia = lambda: wikipedia.Wikipedia(Path(os.environ["FOLDER"]), base_url=os.environ["WIKIPEDIA"])
+runpy.run_path(os.environ["APP"], run_name="__main__")
+"""
+ARTICLES = {
+    "Fleetwood Mac": {
+        "type": "standard",
+        "namespace": {"id": 0, "text": ""},
+        "titles": {"canonical": "Fleetwood_Mac", "normalized": "Fleetwood Mac"},
+        "description": "British-American rock band",
+        "extract": "Fleetwood Mac are a rock band formed in London in 1967.",
+    }
+}
+
+
+class Encyclopedia(BaseHTTPRequestHandler):
+    """Answers like Wikipedia, of one band."""
+
+    def do_GET(self) -> None:
+        title = self.path.rpartition("/")[2].replace("_", " ").replace("%20", " ")
+        article = ARTICLES.get(title)
+        self.send_response(200 if article or "search" in self.path else 404)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(json.dumps(article or {"pages": []}).encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def running(port: int, folder: Path, encyclopedia: str) -> Iterator[str]:
+    """The app at a port, until the end; its address."""
+    address, log = f"http://127.0.0.1:{port}", folder / "log"
     environment = os.environ | {
         "GRADIO_SERVER_PORT": str(port),
-        "GRADIO_TEMP_DIR": str(log.parent / "cache"),
+        "GRADIO_TEMP_DIR": str(folder / "cache"),
         "BROWSER": "true",  # the program that does nothing: no window opens on a desktop
+        "APP": str(APP),
+        "FOLDER": str(folder / "wikipedia"),
+        "WIKIPEDIA": encyclopedia,
     }
     with log.open("w") as output:
-        app = subprocess.Popen([sys.executable, APP], env=environment, stdout=output, stderr=output)
+        app = subprocess.Popen([sys.executable, "-c", LAUNCH], env=environment, stdout=output, stderr=output)
     try:
         until = time.monotonic() + START_SECONDS
         while True:
@@ -74,11 +116,44 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     assert "Traceback" not in log.read_text()
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def encyclopedia() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Encyclopedia)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory, encyclopedia: str) -> Iterator[str]:
+    """Where the running app answers."""
+    with running(free_port(), tmp_path_factory.mktemp("app"), encyclopedia) as address:
+        yield address
+
+
 @pytest.fixture(scope="module")
 def tune(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ten seconds of mp3."""
     path = tmp_path_factory.mktemp("sounds") / "tune.mp3"
     soundfile.write(path, melody(10), 44100)
+    return path
+
+
+@pytest.fixture(scope="module")
+def tagged(tune: Path) -> Path:
+    """The same, with tags: by ABBA, of 1976."""
+    path = tune.with_name("tagged.mp3")
+    shutil.copy(tune, path)
+    tags = mutagen.id3.ID3()
+    tags.add(mutagen.id3.TPE1(text="ABBA"))
+    tags.add(mutagen.id3.TDOR(text="1976"))
+    tags.save(path)
     return path
 
 
@@ -117,21 +192,28 @@ def visit(browser: Browser, address: str) -> Iterator[Callable[..., Page]]:
     """Opens the page at a size; at the end, nothing may have gone out and no error been logged."""
     pages, outside, errors = [], [], []
 
-    def open_page(size: tuple[int, int] = DESKTOP) -> Page:
-        page = browser.new_page(viewport={"width": size[0], "height": size[1]})
+    def open_page(
+        size: tuple[int, int] = DESKTOP,
+        query: str = "",
+        shown: str = "#embedding-map .main-svg",
+        **options: object,
+    ) -> Page:
+        page = browser.new_context(
+            viewport={"width": size[0], "height": size[1]}, accept_downloads=True, **options
+        ).new_page()
         page.set_default_timeout(WAIT)
         for event in ("request", "websocket"):
             page.on(event, lambda asked: outside.append(asked.url) if _is_outside(asked.url) else None)
         page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
         page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(address)
-        page.locator("#embedding-map .main-svg").first.wait_for()
+        page.goto(address + query)
+        page.locator(shown).first.wait_for()
         pages.append(page)
         return page
 
     yield open_page
     for page in pages:
-        page.close()
+        page.context.close()
     assert outside == []
     # Gradio's player says so itself when it cannot draw a file that is no sound.
     assert [error for error in errors if "Waveform load error" not in error] == []
@@ -148,6 +230,13 @@ def upload(page: Page, path: Path) -> None:
 
 def type_artist(page: Page, text: str) -> None:
     page.locator("#artist-input input").press_sequentially(text, delay=20)
+
+
+def name_artist(page: Page, text: str) -> None:
+    """Types a name that the library has, and leaves its suggestions."""
+    type_artist(page, text)
+    page.get_by_role("option").first.wait_for()
+    page.keyboard.press("Escape")
 
 
 def predict(page: Page) -> str:
@@ -233,9 +322,28 @@ def test_the_api_answers_with_the_contract(address: str, tune: Path) -> None:
     assert by_sound["probabilities"]["artist"] is None
 
 
-def test_the_api_offers_one_endpoint(address: str) -> None:
+def test_the_api_offers_three_endpoints(address: str) -> None:
     endpoints = Client(address, verbose=False).view_api(return_format="dict")["named_endpoints"]
-    assert list(endpoints) == ["/predict"]
+    assert set(endpoints) == {"/predict", "/annotate", "/nearest"}
+
+
+def test_the_api_annotates_several_files_and_names_what_is_wrong(
+    address: str, tagged: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "notes.mp3").write_text("These are words, not music.\n" * 50)
+    client = Client(address, verbose=False)
+    files = [handle_file(tagged), handle_file(tmp_path / "notes.mp3")]
+    first, second = client.predict(files, "audioart-mmc", api_name="/annotate")
+    assert first["file"] == "tagged.mp3"
+    assert first["artist"]["name"] == "ABBA"
+    assert set(second) == {"file", "error"}
+    assert second["error"].startswith("notes.mp3 ")
+
+
+def test_the_api_names_the_nearest_recordings(address: str, tune: Path) -> None:
+    near = Client(address, verbose=False).predict(audio=handle_file(tune), api_name="/nearest")
+    assert [set(one) for one in near] == [{"artist", "title", "year", "similarity"}] * 10
+    assert near == sorted(near, key=lambda one: -one["similarity"])
 
 
 def test_the_api_says_what_is_wrong_in_one_sentence(address: str, tmp_path: Path) -> None:
@@ -243,3 +351,314 @@ def test_the_api_says_what_is_wrong_in_one_sentence(address: str, tmp_path: Path
     client = Client(address, verbose=False)
     with pytest.raises(AppError, match=r"^[^\n]+\.$"):
         client.predict(audio=handle_file(tmp_path / "notes.mp3"), api_name="/predict")
+
+
+# Listen
+
+
+def test_an_example_is_answered_after_two_clicks_and_a_link_brings_it_back(
+    visit: Callable[..., Page],
+) -> None:
+    page = visit()
+    page.click("#example-1970s")
+    page.locator("#audio-input").get_by_label("Clear").wait_for()
+    first = predict(page)
+    assert urlsplit(page.url).query == "example=1970s"
+
+    page = visit(query="/?example=1970s&model=audio-suc&artist=ABBA&tab=what-if", shown="#compare-models")
+    page.locator("#audio-input").get_by_label("Clear").wait_for()
+    assert page.input_value("#artist-input input") == "ABBA"
+    page.get_by_role("tab", name="Listen").click()
+    predict(page)
+    assert "audio-suc only listens" in page.inner_text("#answer .notice")
+    assert re.search(r"\d{4}", first)
+
+
+def test_the_files_own_tags_name_the_artist_and_judge_the_guess(
+    visit: Callable[..., Page], tagged: Path
+) -> None:
+    page = visit()
+    upload(page, tagged)
+    page.wait_for_function("document.querySelector('#artist-input input').value === 'ABBA'")
+    page.locator("#biography-source", has_text="ABBA").wait_for()
+    assert page.locator("#biography-source .releases rect").count() > 3
+    page.get_by_role("button", name="Guess first").click()
+    page.get_by_label("I guess before it answers").check()
+    page.fill("#guess-input input[type=number]", "1976")
+    predict(page)
+    assert "The file says 1976" in page.inner_text("#answer .guess")
+    page.wait_for_function("/\\d : \\d/.test(document.querySelector('#tally').textContent)")
+    tally = page.inner_text("#tally")
+    assert tally.startswith("you 1 :")
+    page.reload()
+    page.get_by_role("button", name="Guess first").click()
+    assert page.inner_text("#tally") == tally
+
+
+def test_what_is_typed_is_not_overwritten_by_tags(visit: Callable[..., Page], tagged: Path) -> None:
+    page = visit()
+    name_artist(page, "Queen")
+    upload(page, tagged)
+    predict(page)
+    assert page.input_value("#artist-input input") == "Queen"
+
+
+def test_a_press_on_the_wave_plays_from_there(visit: Callable[..., Page], tune: Path) -> None:
+    page = visit()
+    upload(page, tune)
+    predict(page)
+    stretch = page.locator("#attention .seconds button").nth(2)
+    start = float(stretch.get_attribute("data-start"))
+    assert start > 3
+    stretch.click()
+    page.wait_for_function(f"document.querySelector('#heard').currentTime > {start}")
+
+
+def test_another_text_is_read_and_said_to_be_the_listeners(visit: Callable[..., Page], tune: Path) -> None:
+    page = visit()
+    upload(page, tune)
+    page.get_by_role("button", name="What it reads about the artist").click()
+    page.locator("#biography-input textarea").press_sequentially("She sang in the 1930s.", delay=5)
+    page.locator("#biography-source", has_text="Your own text").wait_for()
+    predict(page)
+    assert "1930s" in page.inner_text("#attention .words")
+
+
+def test_wikipedia_is_asked_when_its_button_is_pressed_and_credited(
+    visit: Callable[..., Page], tune: Path
+) -> None:
+    page = visit()
+    upload(page, tune)
+    name_artist(page, "Fleetwood Mac")
+    page.get_by_role("button", name="What it reads about the artist").click()
+    page.click("#wikipedia-button")
+    page.locator("#biography-source", has_text="CC BY-SA").wait_for()
+    address = page.get_attribute("#biography-source a >> nth=0", "href")
+    assert address == "https://en.wikipedia.org/wiki/Fleetwood_Mac"
+    assert "London in 1967" in page.input_value("#biography-input textarea")
+    predict(page)
+    assert "London" in page.inner_text("#attention .words")
+    page.fill("#artist-input input", "Nobody At All Of This Name")
+    page.locator("#biography-source", has_text="Not in the library").wait_for()
+    page.click("#wikipedia-button")
+    page.locator("#biography-source .problem", has_text="no article").wait_for()
+
+
+def test_a_recording_drawn_by_lot_is_shown_with_its_neighbours(visit: Callable[..., Page]) -> None:
+    page = visit()
+    page.click("#surprise-button")
+    page.locator("#answer", has_text="Drawn by lot").wait_for()
+    page.locator("#embedding-map .legendtext", has_text="drawn by lot").wait_for()
+    assert page.locator("#neighbours tbody tr").count() == 10
+    assert page.get_attribute("#neighbours a >> nth=0", "href").startswith("https://www.youtube.com/results?")
+
+
+def test_noise_is_answered_with_a_warning(visit: Callable[..., Page], tmp_path: Path) -> None:
+    noise = 0.1 * np.random.default_rng(0).standard_normal(44100 * 6)
+    soundfile.write(tmp_path / "noise.wav", noise, 44100)
+    page = visit()
+    upload(page, tmp_path / "noise.wav")
+    predict(page)
+    assert "unlike the music" in page.inner_text("#answer .notice")
+
+
+def test_an_answer_is_saved_as_numbers_and_as_a_picture(
+    visit: Callable[..., Page], tune: Path, tmp_path: Path
+) -> None:
+    page = visit()
+    upload(page, tune)
+    assert not page.locator("[data-save=json]").is_visible()
+    predict(page)
+    for name in ("json", "card"):
+        with page.expect_download() as download:
+            page.click(f"[data-save={name}]")
+        download.value.save_as(tmp_path / name)
+    assert list(json.loads((tmp_path / "json").read_text())) == [
+        field.name for field in fields(EraPrediction)
+    ]
+    picture = (tmp_path / "card").read_bytes()
+    assert picture[1:4] == b"PNG"
+    assert int.from_bytes(picture[16:20]) == 1200
+
+
+# What if, and live
+
+
+def test_one_thing_is_changed_and_the_answers_are_compared(visit: Callable[..., Page], tune: Path) -> None:
+    page = visit()
+    upload(page, tune)
+    name_artist(page, "ABBA")
+    page.get_by_role("tab", name="What if").click()
+    page.click("#compare-models")
+    page.locator("#models-table td").first.wait_for()
+    assert page.locator("#models-table tbody th").all_inner_texts() == [
+        "audioart-mmc",
+        "audio-suc",
+        "audio-cnn",
+    ]
+
+    page.locator("#other-artist-input input").press_sequentially("madon", delay=20)
+    page.get_by_role("option", name="Madonna", exact=True).click()
+    page.click("#compare-artists")
+    page.locator("#artists-table td").first.wait_for()
+    assert page.locator("#artists-table tbody th").all_inner_texts() == ["ABBA", "Madonna"]
+
+    for name in ("a radio of the 1930s", "a loud master of the 2000s"):
+        page.get_by_label(name).check()
+        page.locator("#sounds-table tbody th", has_text=name).wait_for()
+        page.locator("#sounds-curves .legendtext", has_text=name).wait_for()
+    assert page.locator("#changed-sound").get_by_text("0:10").count() == 1
+    for curves in ("models", "artists", "sounds"):
+        box = page.locator(f"#{curves}-curves .main-svg").first.bounding_box()
+        assert box["height"] > 100
+        assert box["width"] > 400
+
+
+def test_without_a_recording_nothing_is_compared(visit: Callable[..., Page]) -> None:
+    page = visit()
+    page.get_by_role("tab", name="What if").click()
+    for button, place in (("compare-models", "models"), ("compare-artists", "artists")):
+        page.click(f"#{button}")
+        page.locator(f"#{place}-table .problem", has_text="no recording yet").wait_for()
+
+
+def test_the_needle_follows_the_microphone_and_agrees_in_the_end(
+    visit: Callable[..., Page], address: str, tmp_path: Path
+) -> None:
+    page = visit()
+    page.get_by_role("tab", name="Live").click()
+    page.locator("#live-input .record-button").click()
+    page.locator("#needle .scale").wait_for()
+    first = page.inner_text("#needle .aside")
+    page.wait_for_function(f"document.querySelector('#needle .aside').textContent !== {json.dumps(first)}")
+    page.wait_for_timeout(4000)
+    page.locator("#live-input .stop-button").click()
+    page.locator("#needle .aside", has_text="seconds together say").wait_for()
+    heard, year = map(int, re.findall(r"\d+", page.inner_text("#needle .aside")))
+    soundfile.write(tmp_path / "same.wav", melody(heard, 48000), 48000)
+    same = Client(address, verbose=False).predict(
+        audio=handle_file(tmp_path / "same.wav"), api_name="/predict"
+    )
+    low, high = same["interval"]
+    assert low <= year <= high
+
+
+def test_the_microphone_is_asked_for_music(visit: Callable[..., Page]) -> None:
+    heard = visit().evaluate(
+        "navigator.mediaDevices.getUserMedia({audio: true}).then(s => s.getAudioTracks()[0].getSettings())"
+    )
+    cleaned = ("noiseSuppression", "echoCancellation", "autoGainControl")
+    assert [heard[name] for name in cleaned] == [False] * 3
+
+
+def test_the_upload_lists_its_extensions(visit: Callable[..., Page], tune: Path) -> None:
+    page = visit()
+    field = "#audio-input input[type=file]"
+    page.wait_for_function(f"document.querySelector('{field}').accept.startsWith('.wav,.mp3,')")
+    upload(page, tune)
+    page.locator("#audio-input").get_by_label("Clear").click()
+    page.wait_for_function(f"document.querySelector('{field}')?.accept.startsWith('.wav,.mp3,')")
+
+
+# Care
+
+
+@pytest.mark.parametrize("locale", ["en-GB", "de-DE", "fr-FR", "es-MX", "ja-JP"])
+def test_the_page_speaks_the_readers_language(visit: Callable[..., Page], tune: Path, locale: str) -> None:
+    say = Texts(locale[:2])
+    page = visit(locale=locale)
+    page.locator("h1", has_text=say("What year is this music from?")).wait_for()
+    page.locator("#predict-button", has_text=say("Name the year")).wait_for()
+    page.locator("#answer", has_text=say("Give me a recording, and I will name its year.")).wait_for()
+    upload_in(page, tune)
+    predict(page)
+    page.locator("#attention .share", has_text=say("sound")).wait_for()
+    assert "__i18n__" not in page.inner_text("body")
+
+
+def upload_in(page: Page, path: Path) -> None:
+    """As ``upload``, whatever the language of Gradio's buttons."""
+    page.set_input_files("#audio-input input[type=file]", path)
+    page.locator("#audio-input #waveform").wait_for()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_stands_in_the_way_of_a_screen_reader(
+    visit: Callable[..., Page], tune: Path, scheme: str
+) -> None:
+    page = visit(color_scheme=scheme, query="/?__theme=" + scheme)
+    upload(page, tune)
+    name_artist(page, "ABBA")
+    predict(page)
+    page.wait_for_timeout(500)
+    page.add_script_tag(path=Path(axe_playwright_python.__file__).with_name("axe.min.js"))
+    found = page.evaluate("axe.run()")["violations"]
+    grave = [
+        (one["id"], one["nodes"][0]["target"]) for one in found if one["impact"] in ("serious", "critical")
+    ]
+    assert grave == []
+
+
+def test_two_people_do_not_see_each_others_answers(visit: Callable[..., Page], tune: Path) -> None:
+    pages = [visit(), visit()]
+    for page, name in zip(pages, ("ABBA", "Queen"), strict=True):
+        upload(page, tune)
+        name_artist(page, name)
+    for page in pages:
+        page.click("#predict-button")
+    for page, name in zip(pages, ("ABBA", "Queen"), strict=True):
+        page.locator("#answer .sentence").wait_for()
+        assert page.inner_text("#attention .words").startswith(name)
+
+
+def test_the_last_of_several_presses_is_answered(visit: Callable[..., Page], tune: Path) -> None:
+    page = visit()
+    upload(page, tune)
+    name_artist(page, "ABBA")
+    page.click("#predict-button")
+    page.fill("#artist-input input", "Queen")
+    page.press("#artist-input input", "Enter")
+    page.locator("#attention .words", has_text="Queen").wait_for()
+
+
+def test_a_server_that_comes_back_is_noticed(
+    browser: Browser, tune: Path, tmp_path: Path, encyclopedia: str
+) -> None:
+    port = free_port()
+    page = browser.new_page()
+    page.set_default_timeout(WAIT)
+    with running(port, tmp_path, encyclopedia) as address:
+        page.goto(address)
+        page.locator("#embedding-map .main-svg").first.wait_for()
+        assert not page.locator("#lost").is_visible()
+    page.locator("#lost", has_text="lost its server").wait_for()
+    with running(port, tmp_path, encyclopedia):
+        page.locator("#lost").wait_for(state="hidden")
+        upload(page, tune)
+        assert re.search(r"\d{4}", predict(page))
+    page.close()
+
+
+@pytest.mark.parametrize("width", [390, 768, 1366, 1920])
+def test_the_first_screen_holds_input_and_answer_and_nothing_is_cut_off(
+    visit: Callable[..., Page], tune: Path, width: int
+) -> None:
+    page = visit((width, 768))
+    upload(page, tune)
+    predict(page)
+    page.wait_for_timeout(800)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for name in ("era-distribution", "embedding-map"):
+        outer, drawn = (
+            page.locator(f"#{name}").bounding_box(),
+            page.locator(f"#{name} .main-svg").first.bounding_box(),
+        )
+        assert drawn["height"] > 200
+        assert 0.9 * outer["width"] <= drawn["width"] <= outer["width"] + 1
+    if width >= 1366:
+        button, years = (
+            page.locator("#predict-button").bounding_box(),
+            page.locator("#era-distribution").bounding_box(),
+        )
+        assert button["y"] + button["height"] <= 768
+        assert years["y"] + 200 <= 768

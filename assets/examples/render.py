@@ -57,7 +57,7 @@ CHORDS = ["C", "Dm", "G", "C", "Am", "F", "Dm G", "C"]  # a bar each; two share 
 ROOTS = {"C": 0, "D": 2, "F": 5, "G": 7, "A": 9}
 TRIAD = {"major": (0, 4, 7), "minor": (0, 3, 7), "dominant": (0, 4, 7)}
 SIXTH = {"major": (0, 4, 7, 9), "minor": (0, 3, 7, 10), "dominant": (4, 7, 10, 14)}
-NINTH = {"major": (4, 7, 11, 14), "minor": (3, 7, 10, 14), "dominant": (4, 9, 10, 14)}
+RICH = {"major": (4, 7, 9, 14), "minor": (0, 3, 7, 10), "dominant": (4, 9, 10, 14)}
 POWER = {"major": (0, 7), "minor": (0, 7), "dominant": (0, 7)}
 Colour = dict[str, tuple[int, ...]]
 
@@ -528,7 +528,7 @@ def mix(*parts: tuple[Sound, float] | tuple[Sound, float, float]) -> Sound:
 
 # The decades ------------------------------------------------------------------------------------------------
 
-KICK, SNARE, CLOSED, OPEN, CONGA = 36, 38, 42, 46, 63  # General MIDI drums
+KICK, STICK, SNARE, CLOSED, OPEN, CONGA = 36, 37, 38, 42, 46, 63  # General MIDI drums
 
 
 def the_1920s(rng: np.random.Generator) -> Sound:
@@ -552,11 +552,11 @@ def the_1930s(rng: np.random.Generator) -> Sound:
     key = -4
     trumpet = band_.play(56, swung(melody(key)), vibrato=30)
     clarinet = band_.play(71, swung(melody(key)), vibrato=40)
-    stride = band_.play(0, bass("1.5.", 36, key, 0.6) + comp(".x.x", NINTH, 55, key, 0.4))
+    stride = band_.play(0, bass("1.5.", 36, key, 0.6) + comp(".x.x", RICH, 55, key, 0.4))
     guitar = band_.play(26, comp("xXxX", SIXTH, 50, key, 0.35))
     upright = band_.play(32, bass("1356", 31, key))
     sound = mix((trumpet, 0), (clarinet, -5), (stride, -3), (guitar, -8), (upright, -5))
-    sound = band(band(saturate(mono(reverb(sound, rng, 0.6, 0.1, 4500)), 0.8), 100), None, 5200, 5)
+    sound = band(band(saturate(mono(reverb(sound, rng, 0.7, 0.15, 4500)), 0.8), 100), None, 5600, 5)
     sound = wow(boost(sound, 2300, 3, 1.5), rng, 0.12, 1.304)
     return master(sound / np.abs(sound).max() + 0.05 * shellac(len(sound), rng), -16)
 
@@ -566,8 +566,8 @@ def the_1940s(rng: np.random.Generator) -> Sound:
     band_ = Band(160, rng, swing=0.66, loose=0.012)
     key = -1
     voice = band_.sing(swung(melody(key)), "aoea", 1.17)
-    brass = band_.play(61, comp("...X.X..", NINTH, 62, key, 0.3))
-    piano = band_.play(0, comp(".x.x", NINTH, 55, key, 0.4))
+    brass = band_.play(61, comp("...X.X..", RICH, 62, key, 0.3))
+    piano = band_.play(0, comp(".x.x", RICH, 55, key, 0.4))
     upright = band_.play(32, bass("1356", 31, key))
     brushes = band_.drums(40, beat_bars("o.x.o.x.", SNARE))
     sound = mix((voice, 0), (brass, -6), (piano, -5), (upright, -4), (brushes, -14))
@@ -594,20 +594,21 @@ def the_1950s(rng: np.random.Generator) -> Sound:
 
 
 def the_1960s(rng: np.random.Generator) -> Sound:
-    """A pop ballad with strings, electric bass and brushes: band to the left, voice to the right."""
-    band_ = Band(104, rng, swing=0.6, loose=0.012)
-    key = -3
+    """A pop ballad: an electric bass doubles the double bass; band to the left, voice to the right."""
+    band_ = Band(104, rng, swing=0.62, loose=0.013)
+    key = -5
     voice = band_.sing(melody(key - 12), "uoao", 1.0)
     octave = [replace(note, pitch=note.pitch + 12) for note in melody(key)[::2]]
     strings = band_.play(48, held(SIXTH, 60, key) + octave)
-    piano = band_.play(0, comp("...o..o.", NINTH, 67, key, 0.8))
+    piano = band_.play(0, comp("...o..o.", RICH, 67, key, 0.8))
     guitar = band_.play(26, comp("xxxx", SIXTH, 50, key, 0.4))
-    picked = band_.play(34, bass("1..11..5", 31, key, 0.8))
+    upright, picked = (band_.play(program, bass("1.5.", 31, key)) for program in (32, 34))
     brushes = band_.drums(40, beat_bars("o.x.o.x.", SNARE))
-    left, right = -0.6, 0.5
-    voices = (voice, 0, right), (strings, -5, right)
-    sound = mix(*voices, (piano, -9, left), (guitar, -9, left), (picked, -4, left), (brushes, -14, left))
-    sound = band(saturate(reverb(sound, rng, 1.7, 0.4, 5000, 0.02), 1), 60, 7500, 3)
+    rim = band_.drums(0, beat_bars("..x...x.", STICK))
+    voices = [(voice, 0, 0.5), (strings, -5, 0.5)]
+    rhythm = [(upright, -5), (picked, -7), (piano, -9), (guitar, -9), (brushes, -14), (rim, -13)]
+    sound = mix(*voices, *[(part, decibels, -0.6) for part, decibels in rhythm])
+    sound = band(saturate(reverb(sound, rng, 1.6, 0.4, 5000, 0.02), 1.3), 70, 8500, 3)
     return master(sound / np.abs(sound).max() + 0.001 * hiss(len(sound), rng, 9000), -16)
 
 
@@ -616,9 +617,9 @@ def the_1970s(rng: np.random.Generator) -> Sound:
     band_ = Band(112, rng, loose=0.008)
     key = 5
     voice = band_.sing(melody(key - 12), "aoea", 1.08)
-    piano = chorus(band_.play(4, comp("x..x..x.", NINTH, 57, key, 0.9)), 0.4)
+    piano = chorus(band_.play(4, comp("x..x..x.", RICH, 57, key, 0.9)), 0.4)
     guitar = band_.play(27, comp("x.xx.xx.x.xx.xxo", TRIAD, 67, key, 0.12))
-    strings = band_.play(48, held(NINTH, 72, key))
+    strings = band_.play(48, held(RICH, 72, key))
     fingered = saturate(band_.play(33, bass("1.81.85.1.81.856", 29, key, 0.7)), 1)
     cymbals = beat_bars("x.xox.xox.xox.xo", CLOSED)
     drums = band_.drums(0, beat_bars("XXXX", KICK), beat_bars(".X.X", SNARE), cymbals)
@@ -634,8 +635,8 @@ def the_1980s(rng: np.random.Generator) -> Sound:
     band_ = Band(118, rng, loose=0.002)
     key = 9
     voice = echo(band_.sing(melody(key - 12), "aeoa", 1.15), 0.38, 0.25, 2)
-    keys = chorus(band_.synth(comp("x..x..x.", NINTH, 60, key, 0.8), electric_piano))
-    pad = chorus(band(band_.synth(held(NINTH, 57, key), keyed(3, 0.2, 1, 0.8, 0.3)), 200, 3000))
+    keys = chorus(band_.synth(comp("x..x..x.", RICH, 60, key, 0.8), electric_piano))
+    pad = chorus(band(band_.synth(held(RICH, 57, key), keyed(3, 0.2, 1, 0.8, 0.3)), 200, 3000))
     low = band(band_.synth(bass("1111111111111181", 33, key, 0.6), keyed(1, 0.003, 0.15, 0.3)), 40, 1400)
     guitar = chorus(band_.play(28, comp("..x.xx.x..x.xx.x", TRIAD, 67, key, 0.1)))
     kicks = band_.machine(kick(52, 160, 0.12, 0.6), beat_bars("X.....X.X.......", KICK))
