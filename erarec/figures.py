@@ -73,7 +73,7 @@ def year_figure(prediction: EraPrediction, say: Texts = ENGLISH) -> go.Figure:
         text=f"<b>{prediction.year}</b>",
         showarrow=False,
     )
-    _lay_out_years(figure, *shown_decades([curve for curve in curves.values() if curve is not None]), say)
+    _lay_out_years(figure, *shown_decades([curve for curve in curves.values() if curve is not None]))
     figure.update_layout(
         hovermode="x unified", showlegend=True, yaxis={"tickformat": ".2~%", "rangemode": "tozero"}
     )
@@ -92,15 +92,8 @@ def shown_decades(curves: Sequence[Sequence[float]]) -> tuple[int, int]:
     return FIRST_YEAR + 10 * int(first), FIRST_YEAR + 10 * int(last) + 10
 
 
-def comparison_figure(
-    answers: Sequence[tuple[str, EraPrediction]], say: Texts = ENGLISH, shown: tuple[int, int] | None = None
-) -> go.Figure:
-    """How likely each year is by several answers. The first is the one that others are compared with.
-
-    Args:
-        answers: at most four, each with its name.
-        shown: the years that the axis holds, so that several figures can be compared.
-    """
+def comparison_figure(answers: Sequence[tuple[str, EraPrediction]]) -> go.Figure:
+    """How likely each year is by several answers, at most four, each with its name."""
     figure = go.Figure()
     curves = [prediction.probabilities["both"] or [] for _, prediction in answers]
     for (name, prediction), curve, (colour, dash) in zip(answers, curves, COMPARED, strict=False):
@@ -112,7 +105,7 @@ def comparison_figure(
             line={"color": colour, "width": 3, "dash": dash, "shape": "spline", "smoothing": 0.6},
             hovertemplate="%{y:.1%}",
         )
-    _lay_out_years(figure, *(shown or shown_decades(curves)), say)
+    _lay_out_years(figure, *shown_decades(curves))
     figure.update_layout(
         hovermode="x unified", showlegend=True, yaxis={"tickformat": ".2~%", "rangemode": "tozero"}
     )
@@ -130,7 +123,7 @@ def known_years_figure(known: EmbeddingMap, say: Texts = ENGLISH) -> go.Figure:
         showlegend=False,
         hovertemplate=say("%{x}: %{y} recordings") + "<extra></extra>",
     )
-    _lay_out_years(figure, int(years[0]) // 10 * 10, int(years[-1]) // 10 * 10 + 10, say)
+    _lay_out_years(figure, int(years[0]) // 10 * 10, int(years[-1]) // 10 * 10 + 10)
     figure.update_layout(bargap=0.15)
     return figure
 
@@ -241,7 +234,7 @@ def _lay_out(figure: go.Figure, height: int) -> None:
     )
 
 
-def _lay_out_years(figure: go.Figure, first: int, last: int, say: Texts) -> None:
+def _lay_out_years(figure: go.Figure, first: int, last: int) -> None:
     """An axis from ``first`` to ``last``, both the first year of a decade, with the decades as a ribbon."""
     _lay_out(figure, YEAR_FIGURE_HEIGHT)
     for start in range(first, last, 10):
@@ -261,7 +254,7 @@ def _lay_out_years(figure: go.Figure, first: int, last: int, say: Texts) -> None
         xaxis={
             "range": [first - 0.5, last - 0.5],
             "tickvals": starts,
-            "ticktext": [say("{year}s", year=start) for start in starts],
+            "ticktext": [str(start) for start in starts],
             "ticklabelstandoff": 10,
             "tickangle": 0,
             "showgrid": True,

@@ -357,7 +357,7 @@ def _compare(answers: Callable[[], list[tuple[str, EraPrediction]]], say: Texts)
         found = answers()
     except UnusableAudio as problem:
         return gr.skip(), panels.message(say.again(problem.sentence), "problem")
-    return figures.comparison_figure(found, say), panels.comparison(found, say)
+    return figures.comparison_figure(found), panels.comparison(found, say)
 
 
 # Live
