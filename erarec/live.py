@@ -29,9 +29,11 @@ class Recording:
 
     def add(self, samples: np.ndarray, sample_rate: int) -> None:
         """Shape: [samples] or [samples, channels], int16 or float, at ``sample_rate`` Hz."""
+        if not len(samples):
+            return
         scale = np.iinfo(samples.dtype).max if np.issubdtype(samples.dtype, np.integer) else 1
         mono = samples.astype(np.float32).reshape(len(samples), -1).mean(axis=1) / scale
-        heard = soxr.resample(mono, sample_rate, SAMPLE_RATE) if len(mono) else mono
+        heard = soxr.resample(mono, sample_rate, SAMPLE_RATE)
         self.chunks.append(heard)
         self.seconds += len(heard) / SAMPLE_RATE
         if self.seconds > 2 * WHOLE_SECONDS:  # memory is bounded, the window is always there
