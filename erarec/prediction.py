@@ -68,7 +68,7 @@ class EraPrediction:
     seconds: dict[str, float]
 
     def to_dict(self) -> dict:
-        return asdict(self)
+        return asdict(self) | {"notices": [str(notice) for notice in self.notices]}
 
     def to_json(self, indent: int | None = None) -> str:
         return json.dumps(self.to_dict(), ensure_ascii=False, indent=indent)

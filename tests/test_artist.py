@@ -128,10 +128,8 @@ def test_an_artist_has_the_facts_of_the_table(library: ArtistLibrary):
     assert elvis.releases == sum(count for _, count in elvis.release_years) == 559
 
 
-def test_the_library_is_small_and_loads_fast():
+def test_the_library_is_small():
     assert LIBRARY.stat().st_size < 4_000_000
-    # The best of three, because other work may run beside the tests.
-    assert min(_seconds(ArtistLibrary.load) for _ in range(3)) < 0.7
 
 
 def test_the_library_keeps_no_identifiers():

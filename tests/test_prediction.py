@@ -206,7 +206,7 @@ def test_an_artist_nobody_knows_leaves_what_the_sound_says(reader, songs, artist
         assert unknown["probabilities"]["artist"] is None
         assert unknown["artist"]["match"] == "none"
         assert len(unknown["notices"]) == len(alone["notices"]) + 1
-        assert len(unknown["notices"][-1]) < 300
+        assert max(map(len, unknown["notices"])) < 300
 
 
 @needs_reader
@@ -229,7 +229,7 @@ def test_a_long_biography_is_read_in_part_and_says_so(reader, songs):
     answer = reader.predict(songs[1], biography="He sang in many towns of 1931. " * 3226).to_dict()
     assert_contract(answer)
     assert len(answer["artist"]["biography"]) <= BIOGRAPHY_LIMIT
-    (notice,) = answer["notices"]
+    notice = answer["notices"][0]
     assert "first 2,000 characters" in notice
 
 
@@ -243,7 +243,7 @@ def test_odd_biographies_are_answered(reader, songs, biography):
 def test_a_biography_without_words_leaves_what_the_sound_says(reader, songs):
     answer, alone = reader.predict(songs[1], biography="\u200b").to_dict(), reader.predict(songs[1]).to_dict()
     assert answer["probabilities"] == alone["probabilities"]
-    assert "nothing to read" in answer["notices"][0]
+    assert "nothing to read" in " ".join(answer["notices"])
 
 
 @pytest.mark.parametrize("model", [name for name in SHIPPED if name != READS])
@@ -251,7 +251,7 @@ def test_a_model_that_only_listens_says_so(recognizers, songs, model):
     answer = recognizers[model].predict(songs[1], "The Beatles").to_dict()
     assert answer["probabilities"]["artist"] is None
     assert answer["attention"] == {"sound": pytest.approx(1), "artist": 0}
-    (notice,) = answer["notices"]
+    notice = answer["notices"][0]
     assert "only listens" in notice
     assert same(answer | {"artist": 0, "notices": 0}, recognizers[model].predict(songs[1]).to_dict() | {
         "artist": 0, "notices": 0
@@ -278,7 +278,7 @@ def test_level_does_not_matter(recognizers, model):
 def test_a_short_recording_is_answered_with_a_notice(recognizers, model):
     answer = recognizers[model].predict((melody(1.2), 44100)).to_dict()
     assert_contract(answer)
-    assert answer["notices"] == ["Only 1.2 s of sound: a longer recording is surer."]
+    assert "Only 1.2 s of sound: a longer recording is surer." in answer["notices"]
     (excerpt,) = answer["sound_attention"]
     assert excerpt["end"] == pytest.approx(1.2, abs=0.01)
 
