@@ -233,13 +233,14 @@ def build() -> gr.Blocks:
         )
         answering.success(None, js="() => window.erarec.answered()", **PRIVATE)
         answering.then(None, js="() => window.erarec.ask(false)", **PRIVATE)
-        stop.click(None, cancels=[answering], js="() => window.erarec.ask(false)", **PRIVATE)
+        stop.click(None, cancels=[answering], js="() => window.erarec.stopped()", **PRIVATE)
         wire_artist(artist, audio, biography, about, tags, source, ask_wikipedia, meant)
         for name, example in examples.items():
             example.click(
                 page.take(EXAMPLES[name]), None, [audio, artist, tags], show_progress="hidden", **PRIVATE
             )
-        surprise.click(page.surprise, model, [outputs[0], outputs[4], outputs[5]], **PRIVATE)
+        drawn = surprise.click(page.surprise, model, outputs, **PRIVATE)
+        drawn.success(None, js="() => window.erarec.answered()", **PRIVATE)
         wire_address(artist, model, audio, examples)
         for_programs(audio, artist, biography, model)
     return blocks
@@ -293,7 +294,7 @@ def what_if(fixed_text: Any, audio: Any, artist: Any, biography: Any, about: Any
     gr.on(
         [by_artist.click, other.submit],
         page.compare_artists,
-        [audio, artist, other],
+        [audio, artist, biography, about, other],
         [curves, table],
         **asked,
     )
@@ -317,13 +318,14 @@ def live(fixed_text: Any) -> None:
     )
     needle = gr.HTML(panels.needle(None, 0), elem_id="needle")
     recording = gr.State(page.Recording())
+    microphone.start_recording(page.start_listening, None, recording, **PRIVATE)
     microphone.stream(
         page.listen,
         [microphone, recording],
         [needle, recording],
         stream_every=1,
         show_progress="hidden",
-        concurrency_id="live",
+        concurrency_limit=None,  # each stream is one long job: with a limit, one person at a time
         **PRIVATE,
     )
     microphone.stop_recording(
@@ -343,11 +345,13 @@ def wire_artist(
     }
     # Not ``change``: a recording that was trimmed has lost its tags, and is still the same.
     gr.on([audio.upload, audio.clear], page.fill_artist, [audio, artist, tags], [artist, tags], **quiet)
-    artist.change(page.describe, [artist, biography, about], [biography, about, source], **quiet)
+    artist.change(page.describe, [artist, biography, about], [biography, about, meant, source], **quiet)
     biography.input(page.written, [biography, artist, about], source, **quiet)
     found = [biography, about, meant, source]
-    button.click(page.look_up, [artist, about], found, **PRIVATE)
-    meant.input(page.look_up_title, [artist, about, meant], found, **PRIVATE)
+    asked = button.click(page.look_up, [artist, about], found, concurrency_limit=8, **PRIVATE)
+    chosen = meant.input(page.look_up_title, [artist, about, meant], found, concurrency_limit=8, **PRIVATE)
+    # An article that comes late is not about the artist who is named now.
+    artist.change(None, cancels=[asked, chosen], **PRIVATE)
 
 
 def wire_address(artist: Any, model: Any, audio: Any, examples: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 // What only the browser can do. Runs once, when the page is up; `window.erarec` is what app.py calls.
 () => {
+  const api = `${window.gradio_config.root}${window.gradio_config.api_prefix}`;
   const find = (selector) => document.querySelector(selector);
 
   // Music, not speech: a browser left to itself cleans a microphone for phone calls.
@@ -22,6 +23,14 @@
       if (button.getAttribute("aria-expanded") !== open) button.setAttribute("aria-expanded", open);
     });
     document.querySelectorAll(".scale[data-place]").forEach(moveNeedle);
+    // What changes by itself is read out.
+    document.querySelectorAll("#answer, #needle, #biography-source").forEach((place) => {
+      if (!place.hasAttribute("aria-live")) place.setAttribute("aria-live", "polite");
+    });
+    const language = find("#browser-texts")?.dataset.language;
+    if (language && document.documentElement.lang !== language) document.documentElement.lang = language;
+    const heard = find("#heard:not([src])");
+    if (heard) heard.src = window.gradio_config.root + heard.dataset.file;
   };
 
   // The needle starts where the last one stood, and goes from there.
@@ -31,7 +40,8 @@
     scale.dataset.moved = "yes";
     const needle = scale.querySelector(".needle");
     const target = needle.style.left;
-    if (place !== null && place !== target) {
+    const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    if (place !== null && place !== target && !still) {
       needle.animate([{ left: place }, { left: target }], { duration: 600, easing: "ease-out" });
     }
     place = target;
@@ -40,7 +50,6 @@
   amend();
 
   // A press on a stretch of the wave plays it from there.
-  let stopAt;
   document.addEventListener("click", (event) => {
     const stretch = event.target.closest?.(".seconds button[data-start]");
     if (!stretch) return;
@@ -49,10 +58,9 @@
     const start = Number(stretch.dataset.start);
     const playing = stretch.classList.contains("playing");
     document.querySelectorAll(".seconds .playing").forEach((other) => other.classList.remove("playing"));
-    clearTimeout(stopAt);
     if (playing) return sound.pause();
     sound.currentTime = start;
-    sound.play();
+    sound.play().catch(() => stretch.classList.remove("playing")); // a format that this browser can't play
     stretch.classList.add("playing");
     sound.ontimeupdate = () => {
       const buttons = [...document.querySelectorAll(".seconds button[data-start]")];
@@ -65,8 +73,22 @@
 
   // Guesses: a tally that stays in this browser.
   const TALLY = "erarec-tally";
+  let counted = {}; // where the browser keeps nothing, as in a frame of another site
+  const readTally = () => {
+    try {
+      return JSON.parse(localStorage.getItem(TALLY)) || {};
+    } catch {
+      return counted;
+    }
+  };
+  const keepTally = (tally) => {
+    counted = tally;
+    try {
+      localStorage.setItem(TALLY, JSON.stringify(tally));
+    } catch {}
+  };
   const showTally = () => {
-    const tally = JSON.parse(localStorage.getItem(TALLY) || "{}");
+    const tally = readTally();
     const line = find("#tally");
     const say = find("#browser-texts")?.dataset ?? {};
     const any = tally.you || tally.model;
@@ -78,15 +100,17 @@
     guess.dataset.counted = "yes";
     const winner = guess.dataset.winner;
     if (!winner) return;
-    const tally = JSON.parse(localStorage.getItem(TALLY) || "{}");
+    const tally = readTally();
     for (const who of winner === "both" ? ["you", "model"] : [winner]) tally[who] = (tally[who] || 0) + 1;
-    localStorage.setItem(TALLY, JSON.stringify(tally));
+    keepTally(tally);
     showTally();
   };
   showTally();
 
   const asks = (event) =>
-    event.target.closest?.("#predict-button") || (event.key === "Enter" && event.target.closest?.("#artist-input"));
+    event.type === "click"
+      ? event.target.closest?.("#predict-button")
+      : event.key === "Enter" && !event.isComposing && event.target.closest?.("#artist-input");
   for (const kind of ["click", "keydown"]) {
     document.addEventListener(kind, (event) => asks(event) && window.erarec.ask(true));
   }
@@ -99,7 +123,7 @@
     if (document.hidden) return;
     let answers = true;
     try {
-      answers = (await fetch("./gradio_api/app_id", { cache: "no-store" })).ok;
+      answers = (await fetch(`${api}/app_id`, { cache: "no-store", signal: AbortSignal.timeout(4000) })).ok;
     } catch {
       answers = false;
     }
@@ -165,16 +189,26 @@
     } else if (what === "card") {
       save(await drawCard(known), `erarec-${known.prediction.year}.png`);
     } else {
-      await navigator.clipboard?.writeText(location.href);
       const status = find("#share [data-copied]");
-      status.textContent = status.dataset.copied;
+      status.textContent = "";
+      // Without a secure connection there is no clipboard: the address itself can be copied.
+      const copied = await navigator.clipboard?.writeText(location.href).then(() => true, () => false);
+      status.textContent = copied ? status.dataset.copied : location.href;
     }
   });
 
+  let running = 0;
   window.erarec = {
-    // There is a button to stop with only while there is something to stop.
-    ask(running) {
-      document.body.classList.toggle("asking", running);
+    // There is a button to stop with only while there is something to stop: one answer, and perhaps a next.
+    ask(starts) {
+      running = starts ? Math.min(2, running + 1) : Math.max(0, running - 1);
+      document.body.classList.toggle("asking", running > 0);
+    },
+
+    stopped() {
+      running = 0;
+      this.ask(false);
+      find("#predict-button").focus();
     },
 
     // An answer has come.

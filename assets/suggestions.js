@@ -57,7 +57,7 @@ const attach = () => {
 
   const ask = async (text) => {
     const number = ++asked;
-    const names = text ? await server.suggest(text) : [];
+    const names = text ? await server.suggest(text).catch(() => []) : [];
     if (number === asked && document.activeElement === input) show(names);
   };
 
@@ -75,6 +75,11 @@ const attach = () => {
   input.addEventListener(
     "keydown",
     (event) => {
+      if (event.isComposing) {
+        // Enter ends the composition of a word, and asks for nothing.
+        if (event.key === "Enter") event.stopPropagation();
+        return;
+      }
       if (list.hidden) return;
       const count = options().length;
       if (event.key === "ArrowDown") mark(active + 1 < count ? active + 1 : -1);

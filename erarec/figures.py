@@ -100,7 +100,7 @@ def comparison_figure(answers: Sequence[tuple[str, EraPrediction]]) -> go.Figure
         figure.add_scatter(
             x=prediction.years,
             y=curve,
-            name=f"{name}: {prediction.year}",
+            name=f"{escape(name)}: {prediction.year}",
             mode="lines",
             line={"color": colour, "width": 3, "dash": dash, "shape": "spline", "smoothing": 0.6},
             hovertemplate="%{y:.1%}",

@@ -39,6 +39,9 @@ class Recording:
         if self.seconds > 2 * WHOLE_SECONDS:  # memory is bounded, the window is always there
             self.chunks = [self.sound[-int(WHOLE_SECONDS * SAMPLE_RATE) :]]
 
+    def clear(self) -> None:
+        self.chunks, self.seconds, self.answered = [], 0.0, 0.0
+
     @property
     def sound(self) -> np.ndarray:
         """All that is kept. Shape: [samples] float32 at ``SAMPLE_RATE``."""

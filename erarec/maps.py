@@ -57,6 +57,18 @@ class EmbeddingMap:
         found = found[np.argsort(-similarity[found])]
         return found, similarity[found]
 
+    def neighbours(self, embedding: np.ndarray, count: int = 10) -> list[dict[str, str | int | float]]:
+        """As ``nearest``, by name: artist, title, year and similarity of each. Shape: [D]."""
+        return [
+            {
+                "artist": str(self.artists[row]),
+                "title": str(self.titles[row]),
+                "year": int(self.years[row]),
+                "similarity": round(float(similarity), 4),
+            }
+            for row, similarity in zip(*self.nearest(embedding, count), strict=True)
+        ]
+
     def place(self, embedding: np.ndarray) -> np.ndarray:
         """Where a new recording lies: its nearest recordings' places, weighed by similarity.
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import gradio as gr
 import numpy as np
@@ -91,11 +92,13 @@ class About:
 
     Attributes:
         artist: the name it was found by. source: "library", "wikipedia" or "".
+        before: what stood there before, which a press of a button may still bring along.
         credit: HTML, of whom the text is.
     """
 
     artist: str = ""
     text: str = ""
+    before: str = ""
     source: str = ""
     credit: str = ""
 
@@ -103,20 +106,24 @@ class About:
         """What the model is to read instead of the library's own text; None for that."""
         if self.artist == artist and self.source == "wikipedia":
             return biography
-        return None if (biography or "").strip() == self.text.strip() else biography
+        return None if self.put(biography) else biography
+
+    def put(self, biography: str | None) -> bool:
+        """Whether the page has written that text, and not the listener."""
+        return (biography or "").strip() in ("", self.text.strip(), self.before.strip())
 
 
 def nobody(say: Texts) -> str:
     return panels.message(say("Without an artist, the sound alone will answer."), "aside")
 
 
-def describe(artist: str, biography: str, about: About, request: gr.Request) -> tuple[Any, About, str]:
-    """When another artist is named: the biography's field, what stands in it, and whose text that is."""
-    say = language(request)
-    if biography.strip() and biography.strip() != about.text.strip():
-        return gr.skip(), about, _written(say)
-    about = _from_library(artist, say)
-    return about.text, about, about.credit
+def describe(artist: str, biography: str, about: About, request: gr.Request) -> tuple[Any, About, Any, str]:
+    """When another artist is named: as ``look_up``, from the library."""
+    say, nobody_else = language(request), gr.update(visible=False)
+    if not about.put(biography):
+        return gr.skip(), about, nobody_else, _written(say)
+    about = replace(_from_library(artist, say), before=about.text)
+    return about.text, about, nobody_else, about.credit
 
 
 def written(biography: str, artist: str, about: About, request: gr.Request) -> str:
@@ -124,7 +131,7 @@ def written(biography: str, artist: str, about: About, request: gr.Request) -> s
     say = language(request)
     if biography.strip() == about.text.strip():
         return about.credit
-    return _written(say) if biography.strip() else _from_library(artist, say).credit
+    return _from_library(artist, say).credit if about.put(biography) else _written(say)
 
 
 def _written(say: Texts) -> str:
@@ -139,7 +146,7 @@ def _from_library(name: str, say: Texts) -> About:
         sentence = say("Not in the library: the sound alone will answer.")
         return About(name, credit=panels.message(sentence, "aside"))
     text = compose_biography(found)
-    return About(name, text, "library", _library_credit(found, text, say))
+    return About(name, text, source="library", credit=_library_credit(found, text, say))
 
 
 def _library_credit(artist: Artist, text: str, say: Texts) -> str:
@@ -183,7 +190,7 @@ def _look_up(artist: str, title: str | None, about: About, say: Texts) -> tuple[
             panels.message(question),
         )
     credit = panels.credit(found.title, found.url, LICENCE, LICENCE_URL, say)
-    about = About(artist, found.text, "wikipedia", credit)
+    about = About(artist, found.text, about.text, "wikipedia", credit)
     return found.text, about, gr.update(visible=False), credit
 
 
@@ -231,8 +238,8 @@ def show(
         excerpts = read_excerpts(given(audio))
     except UnusableAudio as problem:
         return (panels.message(say.again(problem.sentence), "problem"), *show_nothing(model, say))
-    if about.artist == artist and about.source == "wikipedia":
-        prediction = replace(prediction, artist=prediction.artist | {"query": artist, "source": "Wikipedia"})
+    if prediction.artist["source"] == "your text" and biography.strip() == about.text.strip():
+        prediction = replace(prediction, artist=prediction.artist | {"source": "Wikipedia"})
     judged = ""
     if guessing:
         judged = panels.guess(prediction, round(guessed), tags.year, say)
@@ -240,7 +247,9 @@ def show(
         panels.answer(prediction, say) + judged,
         figures.year_figure(prediction, say),
         panels.decades(prediction, say),
-        panels.attention(prediction, excerpts, f"./gradio_api/file={audio}", say),
+        panels.attention(
+            prediction, excerpts, f"/gradio_api/file={quote(Path(given(audio)).as_posix())}", say
+        ),
         figures.map_figure(known_map(model), prediction, say=say),
         panels.neighbours(prediction.neighbours, say),
         prediction.to_dict(),
@@ -263,33 +272,23 @@ def show_nothing(model: str, say: Texts) -> tuple:
     )
 
 
-def surprise(model: str, request: gr.Request) -> tuple[str, Any, str]:
-    """A recording of the map, drawn by lot: who it is, where it lies, and what lies near it."""
+def surprise(model: str, request: gr.Request) -> tuple:
+    """A recording of the map, drawn by lot: who it is, where it lies, and what lies near it. As ``show``."""
     say = language(request)
     known = known_map(model)
     row = int(np.random.default_rng().integers(len(known.years)))
-    found, similarities = known.nearest(known.embeddings[row], 11)
-    near: list[dict[str, str | int | float]] = [
-        {
-            "artist": str(known.artists[other]),
-            "title": str(known.titles[other]),
-            "year": int(known.years[other]),
-            "similarity": float(similarity),
-        }
-        for other, similarity in zip(found, similarities, strict=True)
-        if other != row
-    ]
+    near = known.neighbours(known.embeddings[row], 11)[1:]  # the nearest is itself
     sentence = say(
         "Drawn by lot: “{title}” by {artist}, {year}. Below is where it lies, and what is near it.",
         title=known.titles[row],
         artist=known.artists[row],
         year=known.years[row],
     )
+    years, caption, reasons, _, _, *nothing = show_nothing(model, say)
+    whole_map = figures.map_figure(known, drawn=row, say=say)
     return (
-        panels.message(sentence),
-        figures.map_figure(known, drawn=row, say=say),
-        panels.neighbours(near, say),
-    )
+        panels.message(sentence), years, caption, reasons, whole_map, panels.neighbours(near, say), *nothing
+    )  # fmt: skip
 
 
 # What if
@@ -308,14 +307,16 @@ def compare_models(
     )
 
 
-def compare_artists(audio: str | None, artist: str, other: str, request: gr.Request) -> tuple:
+def compare_artists(
+    audio: str | None, artist: str, biography: str, about: About, other: str, request: gr.Request
+) -> tuple:
     """The same recording, told that somebody else plays."""
     say = language(request)
     names = [artist.strip() or say("no artist"), other.strip() or say("no artist")]
     return _compare(
         lambda: [
-            (name, hear(audio, told, None, DEFAULT_MODEL))
-            for name, told in zip(names, (artist, other), strict=True)
+            (names[0], hear(audio, artist, about.own(artist, biography), DEFAULT_MODEL)),
+            (names[1], hear(audio, other, None, DEFAULT_MODEL)),
         ],
         say,
     )
@@ -373,11 +374,17 @@ def listen(chunk: tuple[int, np.ndarray] | None, recording: Recording, request: 
     return panels.needle(_quietly(window), recording.seconds, language(request)), recording
 
 
+def start_listening() -> Recording:
+    return Recording()
+
+
 def stop_listening(recording: Recording, request: gr.Request) -> tuple:
     """What all of it together says, once the microphone is off."""
     say = language(request)
-    prediction = _quietly(recording.sound) if recording.seconds else None
-    return panels.needle(prediction, recording.seconds, say, finished=True), Recording()
+    sound = recording.sound
+    prediction = _quietly(sound) if len(sound) else None
+    recording.clear()  # in place: a piece that is still being answered must not bring it back
+    return panels.needle(prediction, len(sound) / SAMPLE_RATE, say, finished=True), recording
 
 
 def _quietly(sound: np.ndarray) -> EraPrediction | None:

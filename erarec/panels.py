@@ -19,6 +19,7 @@ from erarec.texts import ENGLISH, Texts
 from erarec.years import COVERAGE, FIRST_YEAR, LAST_YEAR, by_decade, decade
 
 SURE_YEARS, FAIRLY_SURE_YEARS, UNSURE_YEARS = 8, 15, 25  # widths of the interval
+DECADE_BAR = 52  # pixels, of a decade that holds all
 WAVE_BARS = 20  # of each excerpt
 SEARCH = "https://www.youtube.com/results?search_query="
 ELSEWHERE = "target='_blank' rel='noopener noreferrer'"  # of links that leave the page
@@ -42,6 +43,7 @@ def browser_texts(say: Texts = ENGLISH) -> str:
         "artists": say("Artists: choose with the arrow keys."),
         "you": say("you"),
         "model": say("the model"),
+        "language": say.language,
     }
     attributes = " ".join(f"data-{name}='{escape(text)}'" for name, text in texts.items())
     return f"<div hidden id='browser-texts' {attributes}></div>"
@@ -102,7 +104,7 @@ def decades(prediction: EraPrediction, say: Texts = ENGLISH) -> str:
     shares = by_decade(curve)[(first - FIRST_YEAR) // 10 : (last - FIRST_YEAR) // 10]
     bars = "".join(
         f"<li><span class='share'>{_percent(share, say)}</span>"
-        f"<span class='bar' style='height:{100 * share:.1f}%;"
+        f"<span class='bar' style='height:{DECADE_BAR * share:.1f}px;"
         f"background:{DECADE_COLOURS[decade(start)]}'></span>"
         f"<span class='decade'>{say('{year}s', year=start)}</span></li>"
         for start, share in zip(range(first, last, 10), shares, strict=True)
@@ -332,7 +334,7 @@ def _seconds(shares: list[dict[str, float]], excerpts: Excerpts | None, address:
         )
     strongest = max(shares, key=lambda excerpt: excerpt["share"])
     span = f"{_clock(strongest['start'])}–{_clock(strongest['end'])}"
-    player = f"<audio id='heard' preload='none' src='{escape(address)}'></audio>" if address else ""
+    player = f"<audio id='heard' preload='none' data-file='{escape(address)}'></audio>" if address else ""
     return (
         f"<p>{say('It listened most to {span}. Press a stretch to hear it.', span=span)}</p>"
         f"<div class='seconds' style='--colour:{SOUND_COLOUR}' role='group' "
@@ -366,10 +368,9 @@ def _words(shares: list[dict[str, str | float]], say: Texts) -> str:
     )
 
 
-def _search_link(query: str, shown: str) -> str:
-    return (
-        f"<a href='{SEARCH}{quote_plus(query)}' target='_blank' rel='noopener noreferrer'>{escape(shown)}</a>"
-    )
+def _search_link(artist: str, title: str) -> str:
+    address = SEARCH + quote_plus(f"{artist} {title}")
+    return f"<a href='{escape(address)}' {ELSEWHERE}>{escape(title)}</a>"
 
 
 def _percent(share: float, say: Texts) -> str:

@@ -285,16 +285,7 @@ class EraRecognizer:
     def _place(self, embedding: np.ndarray) -> tuple[list[float], list[dict[str, str | int | float]]]:
         if self.map is None:
             return [], []
-        found, similarities = self.map.nearest(embedding, NEIGHBOURS)
-        neighbours: list[dict[str, str | int | float]] = [
-            {
-                "artist": str(self.map.artists[row]),
-                "title": str(self.map.titles[row]),
-                "year": int(self.map.years[row]),
-                "similarity": round(float(similarity), 4),
-            }
-            for row, similarity in zip(found, similarities, strict=True)
-        ]
+        neighbours = self.map.neighbours(embedding, NEIGHBOURS)
         return [round(float(value), 4) for value in self.map.place(embedding)], neighbours
 
 

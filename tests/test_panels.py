@@ -87,10 +87,10 @@ def test_how_sure_it_is_follows_the_interval(prediction: EraPrediction, width: i
 
 def test_each_stretch_of_the_wave_plays_from_where_it_begins(prediction: EraPrediction) -> None:
     excerpts = cut_excerpts(melody(6, 22050), 22050)
-    html = panels.attention(prediction, excerpts, "./gradio_api/file=/tmp/a song.mp3")
+    html = panels.attention(prediction, excerpts, "/gradio_api/file=/tmp/a%20song.mp3")
     assert re.findall(r"data-start='([\d.]+)'", html) == ["0.00", "60.00"]
     assert html.count("<path") == 2
-    assert "src='./gradio_api/file=/tmp/a song.mp3'" in html
+    assert "data-file='/gradio_api/file=/tmp/a%20song.mp3'" in html
     assert "Play from 1:00; weight 50 %" in html
 
 
