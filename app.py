@@ -283,14 +283,14 @@ def what_if(fixed_text: Any, audio: Any, artist: Any, biography: Any, about: Any
         fixed_text()
         by_models = gr.Button(label("Ask all three"), size="sm", elem_id="compare-models")
         table = gr.HTML(elem_id="models-table")
-        curves = gr.Plot(elem_id="models-curves", **plain)
+        curves = gr.Plot(elem_id="models-curves", visible=False, **plain)
     by_models.click(page.compare_models, [audio, artist, biography, about], [curves, table], **asked)
     with gr.Column(elem_classes=["experiment"]):
         fixed_text()
         other = artist_field("other-artist-input", label("Another artist"))
         by_artist = gr.Button(label("Tell it that name"), size="sm", elem_id="compare-artists")
         table = gr.HTML(elem_id="artists-table")
-        curves = gr.Plot(elem_id="artists-curves", **plain)
+        curves = gr.Plot(elem_id="artists-curves", visible=False, **plain)
     gr.on(
         [by_artist.click, other.submit],
         page.compare_artists,
@@ -303,10 +303,14 @@ def what_if(fixed_text: Any, audio: Any, artist: Any, biography: Any, about: Any
         choices = [(label(name), change) for change, name in page.changes(ENGLISH).items()]
         change = gr.Radio(choices, label=label("Play it through"), elem_id="change-input")
         player = gr.Audio(
-            label=label("How that sounds"), interactive=False, buttons=[], elem_id="changed-sound"
+            label=label("How that sounds"),
+            interactive=False,
+            buttons=[],
+            elem_id="changed-sound",
+            visible=False,
         )
         table = gr.HTML(elem_id="sounds-table")
-        curves = gr.Plot(elem_id="sounds-curves", **plain)
+        curves = gr.Plot(elem_id="sounds-curves", visible=False, **plain)
     change.input(page.compare_sounds, [audio, change, model], [player, curves, table], **asked)
 
 

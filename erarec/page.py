@@ -234,8 +234,9 @@ def show(
     """What the right side shows, in the order of its components."""
     say = language(request)
     try:
-        prediction = hear(audio, artist, about.own(artist, biography), model)
         excerpts = read_excerpts(given(audio))
+        own = about.own(artist, biography)
+        prediction = recogniser(model).predict(excerpts, artist=artist, biography=own)
     except UnusableAudio as problem:
         return (panels.message(say.again(problem.sentence), "problem"), *show_nothing(model, say))
     if prediction.artist["source"] == "your text" and biography.strip() == about.text.strip():
@@ -337,9 +338,10 @@ def compare_sounds(audio: str | None, change: str, model: str, request: gr.Reque
 
     figure, words = _compare(answers, say)
     if not heard:
-        return None, figure, words
+        return gr.update(visible=False), figure, words
     samples = np.clip(heard[0] / max(1.0, np.abs(heard[0]).max()), -1, 1)
-    return (SAMPLE_RATE, (samples * 32767).astype(np.int16)), figure, words
+    player = gr.update(value=(SAMPLE_RATE, (samples * 32767).astype(np.int16)), visible=True)
+    return player, figure, words
 
 
 def changes(say: Texts) -> dict[str, str]:
@@ -358,7 +360,8 @@ def _compare(answers: Callable[[], list[tuple[str, EraPrediction]]], say: Texts)
         found = answers()
     except UnusableAudio as problem:
         return gr.skip(), panels.message(say.again(problem.sentence), "problem")
-    return figures.comparison_figure(found), panels.comparison(found, say)
+    curves = gr.update(value=figures.comparison_figure(found), visible=True)
+    return curves, panels.comparison(found, say)
 
 
 # Live

@@ -105,7 +105,7 @@ class EraRecognizer:
 
     def predict(
         self,
-        audio: str | Path | tuple[np.ndarray, int],
+        audio: str | Path | tuple[np.ndarray, int] | Excerpts,
         artist: str | None = None,
         biography: str | None = None,
     ) -> EraPrediction:
@@ -113,7 +113,7 @@ class EraRecognizer:
 
         Args:
             audio: a file in any common format, or samples and their rate: ([samples] or [samples, channels]
-                float, Hz).
+                float, Hz), or excerpts that have been read already.
             artist: who plays, as far as it is known; looked up in the library.
             biography: some sentences about the artist, instead of the library's.
 
@@ -122,7 +122,10 @@ class EraRecognizer:
         """
         seconds: dict[str, float] = {}
         with _timed(seconds, "decode"):
-            excerpts = read_excerpts(audio) if isinstance(audio, str | Path) else cut_excerpts(*audio)
+            if isinstance(audio, str | Path):
+                excerpts = read_excerpts(audio)
+            else:
+                excerpts = audio if isinstance(audio, Excerpts) else cut_excerpts(*audio)
         about, notices = self._about(artist, biography)
         if excerpts.duration < EXCERPT_SECONDS:
             notices.append(
