@@ -80,7 +80,10 @@ const attach = () => {
         if (event.key === "Enter") event.stopPropagation();
         return;
       }
-      if (list.hidden) return;
+      if (list.hidden) {
+        if (event.key === "Enter") close(); // whoever has asked wants no more suggestions
+        return;
+      }
       const count = options().length;
       if (event.key === "ArrowDown") mark(active + 1 < count ? active + 1 : -1);
       else if (event.key === "ArrowUp") mark(active < 0 ? count - 1 : active - 1);
