@@ -217,7 +217,9 @@
       if (save) save.hidden = !answered();
       count();
       // On a phone the answer stands below the button, out of sight.
-      if (innerWidth < 900) find("#answer").scrollIntoView({ behavior: "smooth" });
+      // Once Stop has gone, and all below it has moved up.
+      const behavior = matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth";
+      if (innerWidth < 900) setTimeout(() => find("#answer").scrollIntoView({ behavior }), 100);
     },
 
     // Plotly draws at the wrong width what is drawn behind another tab.

@@ -69,7 +69,7 @@ const attach = () => {
 
   input.addEventListener("input", (event) => {
     clearTimeout(timer);
-    if (event.detail !== "picked") timer = setTimeout(() => ask(input.value.trim()), 60);
+    if (event.detail !== "picked") timer = setTimeout(() => ask(input.value.trim()), 20);
   });
   input.addEventListener("blur", close);
   input.addEventListener(

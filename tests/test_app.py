@@ -273,6 +273,8 @@ def test_a_recording_and_an_artist_are_answered_with_figures(
     page.locator("#embedding-map .legendtext", has_text="this song").wait_for()
     assert page.locator("#neighbours tbody tr").count() == 10
     assert "artist" in page.inner_text("#attention .shares")
+    top = "document.querySelector('#answer .sentence').getBoundingClientRect().top"
+    page.wait_for_function(f"{top} >= 0 && {top} < 300")  # in sight, on a phone too
     for name in FIGURES:
         box = page.locator(f"#{name}").bounding_box()
         assert box["height"] > 100
