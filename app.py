@@ -103,7 +103,7 @@ def static_texts(say: Texts) -> list[str]:
         panels.message(say("One tune, eight decades: hear what it listens for."), "aside"),
         panels.heading(say("What it went by")),
         panels.heading(say("Where it lies")),
-        panels.message(panels.map_caption(known, say), "aside"),
+        panels.decade_toggles(known, say) + panels.message(panels.map_caption(known, say), "aside"),
         panels.heading(say("Most like it")),
         panels.share_buttons(say),
         panels.heading(say("Three models, one recording"))

@@ -71,6 +71,17 @@
       document.querySelectorAll(".seconds .playing").forEach((other) => other.classList.remove("playing"));
   });
 
+  // A decade of the map, off and on.
+  document.addEventListener("click", (event) => {
+    const toggle = event.target.closest?.("[data-decade]");
+    const plot = find("#embedding-map .js-plotly-plot");
+    const trace = plot?.data?.findIndex((one) => one.name === toggle?.textContent);
+    if (!toggle || !(trace >= 0)) return;
+    const shown = toggle.getAttribute("aria-pressed") === "false";
+    toggle.setAttribute("aria-pressed", String(shown));
+    window.Plotly.restyle(plot, { visible: shown ? true : "legendonly" }, [trace]);
+  });
+
   // Guesses: a tally that stays in this browser.
   const TALLY = "erarec-tally";
   let counted = {}; // where the browser keeps nothing, as in a frame of another site
@@ -213,6 +224,7 @@
 
     // An answer has come.
     answered() {
+      document.querySelectorAll("[data-decade]").forEach((toggle) => toggle.setAttribute("aria-pressed", "true"));
       const save = find("#share .save");
       if (save) save.hidden = !answered();
       count();

@@ -168,6 +168,18 @@ def map_caption(known: EmbeddingMap, say: Texts = ENGLISH) -> str:
     )
 
 
+def decade_toggles(known: EmbeddingMap, say: Texts = ENGLISH) -> str:
+    """HTML: a button for each decade of the map, to switch it off and on without a mouse (``page.js``)."""
+    starts = sorted(set((known.years // 10 * 10).tolist()))
+    names = [say("{year}s", year=start) for start in starts]
+    buttons = "".join(
+        f"<button type='button' aria-pressed='true' data-decade>{name}</button>" for name in names
+    )
+    return (
+        f"<div class='toggles' role='group' aria-label='{escape(say('Decades on the map'))}'>{buttons}</div>"
+    )
+
+
 def neighbours(found: Sequence[dict[str, str | int | float]], say: Texts = ENGLISH) -> str:
     """HTML: a table of the recordings nearest in the embedding space, nearest first.
 

@@ -459,6 +459,30 @@ def test_a_recording_drawn_by_lot_is_shown_with_its_neighbours(visit: Callable[.
     assert not page.locator("[data-save=json]").is_visible()
 
 
+def test_a_decade_is_switched_off_the_map_by_keyboard(visit: Callable[..., Page]) -> None:
+    page = visit()
+    shown = (
+        "document.querySelector('#embedding-map .js-plotly-plot').data.find(t => t.name === '1970s').visible"
+    )
+    toggle = page.get_by_role("group", name="Decades on the map").get_by_role("button", name="1970s")
+    toggle.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_function(f"{shown} === 'legendonly'")
+    assert toggle.get_attribute("aria-pressed") == "false"
+    page.keyboard.press("Space")
+    page.wait_for_function(f"{shown} === true")
+
+
+def test_a_link_to_the_page_as_it_stands_is_copied(visit: Callable[..., Page], tune: Path) -> None:
+    page = visit(permissions=["clipboard-read", "clipboard-write"])
+    upload(page, tune)
+    name_artist(page, "ABBA")
+    predict(page)
+    page.click("[data-save=link]")
+    page.locator("#share [data-copied]", has_text="Copied.").wait_for()
+    assert "artist=ABBA" in page.evaluate("navigator.clipboard.readText()")
+
+
 def test_noise_is_answered_with_a_warning(visit: Callable[..., Page], tmp_path: Path) -> None:
     noise = 0.1 * np.random.default_rng(0).standard_normal(44100 * 6)
     soundfile.write(tmp_path / "noise.wav", noise, 44100)
