@@ -665,13 +665,14 @@ def test_who_waits_sees_it_and_can_stop(visit: Callable[..., Page], address: str
     page = visit()
     upload(page, tune)
     assert not page.locator("#stop-button").is_visible()
-    others = Client(address, verbose=False).submit([handle_file(tune)] * 25, api_name="/annotate")
-    page.wait_for_timeout(1000)
+    others = Client(address, verbose=False).submit([handle_file(tune)] * 40, api_name="/annotate")
+    while others.status().code.name != "PROCESSING":  # the files have been sent, and the model is taken
+        page.wait_for_timeout(50)
     page.click("#predict-button")
     page.locator("#answer", has_text=re.compile(r"queue: \d/\d")).wait_for()
     page.click("#stop-button")
     page.locator("#stop-button").wait_for(state="hidden")
-    assert len(others.result()) == 25
+    assert len(others.result()) == 40
     page.wait_for_timeout(1500)
     assert page.locator("#answer .sentence").count() == 0
     predict(page)
