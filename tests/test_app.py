@@ -291,8 +291,10 @@ def test_what_the_microphone_hears_is_answered(visit: Callable[..., Page]) -> No
     stop = page.locator("#audio-input button.stop-button")
     stop.wait_for()
     page.wait_for_timeout(3500)
-    stop.click()
+    with page.expect_response(lambda response: "/upload" in response.url):  # it is played before it is sent
+        stop.click()
     page.locator("#audio-input").get_by_label("Play", exact=True).wait_for()
+    page.wait_for_timeout(1000)
     assert "nothing" not in predict(page)
     assert page.locator("#answer .sentence").count() == 1
 
