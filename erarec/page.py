@@ -48,16 +48,15 @@ def language(request: gr.Request | None) -> Texts:
 # When the page opens
 
 
-def greet(static_texts: Callable[[Texts], list[str]]) -> Callable[[gr.Request], list]:
+def greet(static_texts: Callable[[Texts], list[str]]) -> Callable[[gr.Request], Any]:
     """What stands on the page before any answer, in the reader's language."""
 
-    def say_it(request: gr.Request) -> list:
+    def say_it(request: gr.Request) -> Any:
         say = language(request)
-        texts = static_texts(say)
         if say.language == "en":  # it is there already
-            return [gr.skip()] * (len(texts) + 9)
+            return gr.skip()
         hint = panels.message(say("Give me a recording, and I will name its year."))
-        return [*texts, hint, *show_nothing(DEFAULT_MODEL, say), nobody(say)]
+        return [*static_texts(say), hint, *show_nothing(DEFAULT_MODEL, say), nobody(say)]
 
     return say_it
 
