@@ -248,13 +248,10 @@ def build() -> gr.Blocks:
 
 def answer_panel(fixed_text: Any) -> list[Any]:
     """The answer and its reasons; returns what ``page.show`` fills, in its order."""
-    say = ENGLISH
-    years, caption, reasons, embedding_map, near, *_ = page.show_nothing(page.DEFAULT_MODEL, say)
+    hint, years, caption, reasons, embedding_map, near, *_ = page.show_first(ENGLISH)
     plain: dict[str, Any] = {"show_label": False, "container": False}
     with gr.Column(elem_id="answer-panel"):
-        answer = gr.HTML(
-            panels.message(say("Give me a recording, and I will name its year.")), elem_id="answer"
-        )
+        answer = gr.HTML(hint, elem_id="answer")
         distribution = gr.Plot(years, elem_id="era-distribution", **plain)
         decades = gr.HTML(caption, elem_id="decades")
     with gr.Column(elem_id="attention-panel"):

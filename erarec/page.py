@@ -55,8 +55,7 @@ def greet(static_texts: Callable[[Texts], list[str]]) -> Callable[[gr.Request], 
         say = language(request)
         if say.language == "en":  # it is there already
             return gr.skip()
-        hint = panels.message(say("Give me a recording, and I will name its year."))
-        return [*static_texts(say), hint, *show_nothing(DEFAULT_MODEL, say), nobody(say)]
+        return [*static_texts(say), *show_first(say), nobody(say)]
 
     return say_it
 
@@ -255,6 +254,12 @@ def show(
         prediction.to_dict(),
         panels.data(prediction, panels.answer_sentence(prediction, say)),
     )
+
+
+def show_first(say: Texts) -> tuple:
+    """What stands there before any answer. As ``show``."""
+    hint = panels.message(say("Give me a recording, and I will name its year."))
+    return hint, *show_nothing(DEFAULT_MODEL, say)
 
 
 def show_nothing(model: str, say: Texts) -> tuple:
