@@ -35,7 +35,7 @@ from erarec.years import FIRST_YEAR, LAST_YEAR
 SCORED_YEARS = 2  # metrics are taken on clips whose years are known to within so many
 DAMAGED_COPIES = 3  # of each clip, in training
 PROGRESS = Console(stderr=True)  # answers alone go to standard output
-CACHE_VERSION = 2  # raised when what is kept here would come out otherwise
+CACHE_VERSION = 3  # raised when what is kept here would come out otherwise
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from erarec import ASSETS
+from erarec.tagger import MUSICNN_FEATURES
 
 FAMILIARITY = ASSETS / "familiarity.npz"
 COMPONENTS = 48
@@ -36,7 +37,8 @@ class Familiarity:
 
     @classmethod
     def build(cls, features: np.ndarray) -> "Familiarity":
-        """Learn from the features of recordings, averaged over each. Shape: [N, 1756] float."""
+        """Learn from the features of recordings, averaged over each. Shape: [N, 1756 or more] float."""
+        features = features[:, :MUSICNN_FEATURES]
         mean, deviation = features.mean(0, dtype=np.float64), features.std(0, dtype=np.float64) + 1e-6
         standard = (features - mean) / deviation
         _, vectors = np.linalg.eigh(standard.T @ standard)
@@ -64,9 +66,12 @@ class Familiarity:
     def strangeness(self, features: np.ndarray) -> float:
         """How far a recording is from all known ones; above 1 it is unlike them.
 
-        Shape: [E, 1756] float, the tagger's features of its excerpts.
+        Shape: [E, 1756 or more] float, the tagger's features of its excerpts.
         """
-        return float(_distance((features.mean(0) - self.mean) @ self.components, self.known) / self.limit)
+        return float(
+            _distance((features[:, :MUSICNN_FEATURES].mean(0) - self.mean) @ self.components, self.known)
+            / self.limit
+        )
 
 
 def _distance(place: np.ndarray, known: np.ndarray) -> float:

@@ -1,7 +1,12 @@
-"""The frozen tagger: MSD_musicnn, re-implemented for inference, with its weights from assets."""
+"""The frozen tagger: MSD_musicnn and MSD_vgg, re-implemented for inference, with weights from assets.
 
+Both were trained by Pons and Serra on the same 200,000 songs for the same 50 tags ("musicnn: pre-trained
+convolutional neural networks for music audio tagging", 2019, arXiv 1909.06654). They are built so differently
+that together they tell more than either alone.
+"""
+
+import functools
 from collections.abc import Iterable
-from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -13,9 +18,10 @@ from torch import Tensor, nn
 from erarec import ASSETS
 from erarec.audio import TAGGER_FRAMES, TAGGER_HOP, TAGGER_SAMPLE_RATE
 
-TAGGER_PATH = ASSETS / "tagger.safetensors"
-TAGGER_PENULTIMATE = 200
-TAGGER_POOLED = 1506
+MUSICNN_PATH = ASSETS / "tagger.safetensors"
+VGG_PATH = ASSETS / "tagger-vgg.safetensors"
+PENULTIMATE = 200
+POOLED = 1506
 # fmt: off
 TAGS = (
     "rock", "pop", "alternative", "indie", "electronic", "female vocalists", "dance", "00s",
@@ -26,7 +32,11 @@ TAGS = (
     "Progressive rock", "60s", "rnb", "indie pop", "sad", "House", "happy",
 )
 # fmt: on
-TAGGER_FEATURES = TAGGER_PENULTIMATE + len(TAGS) + TAGGER_POOLED  # 1,756 numbers an excerpt
+MUSICNN_FEATURES = PENULTIMATE + len(TAGS) + POOLED  # 1,756 numbers an excerpt
+VGG_WIDTH = 128  # channels of each of its five layers
+VGG_BANDS = 6  # frequencies left after the fourth
+VGG_FEATURES = (3 * 3 + VGG_BANDS + 1 + 2) * VGG_WIDTH + len(TAGS)  # 2,354
+TAGGER_FEATURES = MUSICNN_FEATURES + VGG_FEATURES
 
 
 def _block_kernel(kernel: Tensor, positions: int) -> Tensor:
@@ -63,11 +73,8 @@ class _Norm(nn.BatchNorm1d):
         super().__init__(width, eps=1e-3)
 
 
-class Tagger(nn.Module):
-    """MSD_musicnn (Pons and Serra, 2019), for inference: 50 Last.fm tags of a three-second excerpt.
-
-    Source: "musicnn: pre-trained convolutional neural networks for music audio tagging", arXiv 1909.06654.
-    """
+class Musicnn(nn.Module):
+    """MSD_musicnn, for inference: 50 Last.fm tags of a three-second excerpt."""
 
     TIMBRE_POSITIONS = (8, 6)  # neighbouring frequencies in one matrix product; measured, see make bench
     TEMPORAL_POSITIONS = 16  # neighbouring frames
@@ -81,18 +88,11 @@ class Tagger(nn.Module):
         self.temporal_norms = nn.ModuleList([_Norm(51) for _ in range(3)])
         self.middle = nn.ModuleList([nn.Conv1d(width, 64, 7, padding=3) for width in (561, 64, 64)])
         self.middle_norms = nn.ModuleList([_Norm(64) for _ in range(3)])
-        self.pooled_norm, self.dense_norm = _Norm(TAGGER_POOLED), _Norm(TAGGER_PENULTIMATE)
-        self.dense = nn.Linear(TAGGER_POOLED, TAGGER_PENULTIMATE)
-        self.tags = nn.Linear(TAGGER_PENULTIMATE, len(TAGS))
+        self.pooled_norm, self.dense_norm = _Norm(POOLED), _Norm(PENULTIMATE)
+        self.dense = nn.Linear(POOLED, PENULTIMATE)
+        self.tags = nn.Linear(PENULTIMATE, len(TAGS))
         self._blocks: list[Tensor] | None = None
         self.requires_grad_(False).eval()
-
-    @classmethod
-    def load(cls, path: Path = TAGGER_PATH) -> "Tagger":
-        """The tagger with its imported weights. Raises FileNotFoundError where the asset is missing."""
-        tagger = cls()
-        tagger.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
-        return tagger
 
     def _apply(self, function, *arguments):  # weights moved or changed: the blocks are made anew
         self._blocks = None
@@ -184,6 +184,100 @@ class Tagger(nn.Module):
         pools = torch.stack([highest, mean], dim=2).flatten(1)
         penultimate = self.dense_norm(F.relu(self.dense(self.pooled_norm(pools))))
         return torch.cat([penultimate, F.logsigmoid(self.tags(penultimate)), pools], dim=1)
+
+
+class Vgg(nn.Module):
+    """MSD_vgg, for inference: the same tags from five layers of 3 x 3 convolutions, time by frequency."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = [1, *[VGG_WIDTH] * 5]
+        self.layers = nn.ModuleList([nn.Conv2d(before, VGG_WIDTH, 3, padding=1) for before in widths[:5]])
+        self.norms = nn.ModuleList([_Norm(width) for width in widths])
+        self.tags = nn.Linear(2 * VGG_WIDTH, len(TAGS))
+        self.requires_grad_(False).eval()
+
+    def forward(self, mel: Tensor, frames: Tensor | None = None) -> Tensor:
+        """Pools of every layer and log tags of each excerpt.
+
+        Of the first three layers mean, maximum and deviation over time and frequency, of the fourth the mean
+        over time of each frequency and the maximum over both, of the fifth all that there is.
+
+        Shape: mel [E, 187, 96] float32, frames [E] int64 (how many of the 187 are sound; all if None)
+        -> [E, 2354] float32.
+        """
+        if frames is None:
+            frames = torch.full((len(mel),), TAGGER_FRAMES, device=mel.device)
+        # One excerpt at a time keeps the wide first layers in the processor's cache.
+        size = 1 if mel.device.type == "cpu" else 64
+        parts = zip(mel.split(size), frames.split(size), strict=True)
+        return torch.cat([self._hear(part, heard) for part, heard in parts])
+
+    def _hear(self, mel: Tensor, frames: Tensor) -> Tensor:
+        norms = cast(Iterable[_Norm], self.norms)
+        scales = [norm.weight / (norm.running_var + norm.eps).sqrt() for norm in norms]
+        shifts = [n.bias - n.running_mean * scale for n, scale in zip(norms, scales, strict=True)]
+        x = (mel * scales[0] + shifts[0])[:, None].contiguous(memory_format=torch.channels_last)
+        features = []
+        for number, layer in enumerate(cast(Iterable[nn.Conv2d], self.layers)):
+            if number == 0:
+                # Pooled [4 x 1] with strides of 2: every other frequency is never looked at.
+                x = F.conv2d(x, layer.weight, layer.bias, stride=(1, 2), padding=1)
+                size, step, bands = 4, 2, 1
+            else:
+                x = layer(x)
+                size = step = bands = 4 if number == 4 else 2
+            # As above: pooled before the norm, whose scale may be negative.
+            scale, shift = (v[number + 1].to(x.dtype)[:, None, None] for v in (scales, shifts))
+            x = self._pool(F.relu(x) * scale.sign(), size, step, bands) * scale.abs() + shift
+            frames = ((frames - size) // step + 1).clamp(1)
+            features.extend(self._pools(number, x.permute(0, 2, 3, 1).float(), frames))
+        features.append(F.logsigmoid(self.tags(features[-1])).float())
+        return torch.cat(features, dim=1)
+
+    @staticmethod
+    def _pool(x: Tensor, size: int, step: int, bands: int) -> Tensor:
+        """Maximum over ``size`` frames and ``bands`` frequencies; slices beat the library's own pooling."""
+        count, wide = (x.shape[2] - size) // step + 1, x.shape[3] // bands
+        frames = [x[:, :, at : at + step * (count - 1) + 1 : step] for at in range(size)]
+        x = functools.reduce(torch.maximum, frames)
+        return functools.reduce(torch.maximum, [x[..., at : wide * bands : bands] for at in range(bands)])
+
+    @staticmethod
+    def _pools(number: int, x: Tensor, frames: Tensor) -> list[Tensor]:
+        """What is kept of a layer. Shape: [E, frames, frequencies, 128], heard frames [E] -> each [E, n]."""
+        if number == 4:
+            # Its two positions in time; where the second hears only padding, the first stands for both.
+            second = torch.where((frames > 1)[:, None], x[:, 1, 0], x[:, 0, 0])
+            return [torch.cat([x[:, 0, 0], second], 1)]
+        heard = (torch.arange(x.shape[1], device=x.device) < frames[:, None])[..., None, None]
+        silenced = x * heard
+        by_band = silenced.sum(1) / frames[:, None, None]
+        mean, highest = by_band.mean(1), x.masked_fill(~heard, -torch.inf).amax((1, 2))
+        if number == 3:
+            return [by_band.transpose(1, 2).flatten(1), highest]
+        square = silenced.square().sum((1, 2)) / (frames[:, None] * x.shape[2])
+        return [mean, highest, (square - mean.square()).clamp(0).sqrt()]
+
+
+class Tagger(nn.Module):
+    """Both networks on the same spectrogram."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.musicnn, self.vgg = Musicnn(), Vgg()
+
+    @classmethod
+    def load(cls) -> "Tagger":
+        """The tagger with its imported weights. Raises FileNotFoundError where an asset is missing."""
+        tagger = cls()
+        for network, path in ((tagger.musicnn, MUSICNN_PATH), (tagger.vgg, VGG_PATH)):
+            network.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
+        return tagger
+
+    def forward(self, mel: Tensor, frames: Tensor | None = None) -> Tensor:
+        """Shape: mel [E, 187, 96] float32, frames [E] int64 (of sound; all if None) -> [E, 4110] float32."""
+        return torch.cat([self.musicnn(mel, frames).float(), self.vgg(mel, frames)], dim=1)
 
 
 def tagger_frames(seconds: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Bring the tagger's weights from the musicnn wheel into assets, as float16 safetensors.
+"""Bring the tagger's weights, both networks', from the musicnn wheel into assets, as float16 safetensors.
 
     pip download --no-deps musicnn==0.1.0
     python -m erarec.tools.import_tagger musicnn-0.1.0-py3-none-any.whl
@@ -10,13 +10,15 @@ protobuf messages (dtype, shape, offset, size), ``.data-00000-of-00001`` the raw
 import argparse
 import struct
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
-from erarec.tagger import TAGGER_PATH, Tagger
+from erarec.tagger import MUSICNN_PATH, VGG_PATH, Musicnn, Vgg
 
 LICENCE = "ISC, Copyright (c) 2019 Music Technology Group, Universitat Pompeu Fabra, Jordi Pons"
 
@@ -94,31 +96,52 @@ def read_checkpoint(wheel: Path, folder: str) -> dict[str, np.ndarray]:
     return variables
 
 
-def to_state(variables: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
-    """TensorFlow's variables under the names and in the layouts of :class:`erarec.tagger.Tagger`."""
+NORM_PARTS = {
+    "weight": "gamma",
+    "bias": "beta",
+    "running_mean": "moving_mean",
+    "running_var": "moving_variance",
+}
 
-    def pick(layer: str, part: str) -> torch.Tensor:
-        found = [v for n, v in variables.items() if n == f"{layer}/{part}" or n.endswith(f"/{layer}/{part}")]
-        if len(found) != 1:
-            raise ValueError(f"The checkpoint has {len(found)} variables {layer}/{part}, not one.")
-        return torch.from_numpy(found[0].copy())
 
+def _pick(variables: dict[str, np.ndarray], layer: str, part: str) -> torch.Tensor:
+    found = [v for n, v in variables.items() if n == f"{layer}/{part}" or n.endswith(f"/{layer}/{part}")]
+    if len(found) != 1:
+        raise ValueError(f"The checkpoint has {len(found)} variables {layer}/{part}, not one.")
+    return torch.from_numpy(found[0].copy())
+
+
+def _norm(variables: dict[str, np.ndarray], name: str, number: int) -> dict[str, torch.Tensor]:
+    """One of TensorFlow's batch norms, which are numbered, under our name."""
+    layer = "batch_normalization" + (f"_{number}" if number else "")
+    return {f"{name}.{part}": _pick(variables, layer, theirs) for part, theirs in NORM_PARTS.items()}
+
+
+def vgg_state(variables: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    """TensorFlow's variables under the names and in the layouts of :class:`erarec.tagger.Vgg`."""
+    state = {}
+    for number in range(6):
+        state |= _norm(variables, f"norms.{number}", number)
+    for number in range(5):
+        kernel = _pick(variables, f"{number + 1}CNN", "kernel")  # time x frequency x in x out
+        state[f"layers.{number}.weight"] = kernel.permute(3, 2, 0, 1).contiguous()
+        state[f"layers.{number}.bias"] = _pick(variables, f"{number + 1}CNN", "bias")
+    state["tags.weight"] = _pick(variables, "dense", "kernel").T.contiguous()
+    state["tags.bias"] = _pick(variables, "dense", "bias")
+    return state
+
+
+def musicnn_state(variables: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    """TensorFlow's variables under the names and in the layouts of :class:`erarec.tagger.Musicnn`."""
     state = {}
     norms = ["input_norm", "timbre_norms.0", "timbre_norms.1"]
     norms += [f"temporal_norms.{i}" for i in range(3)] + [f"middle_norms.{i}" for i in range(3)]
     norms += ["pooled_norm", "dense_norm"]
     for i, name in enumerate(norms):
-        layer = "batch_normalization" + (f"_{i}" if i else "")
-        for part, tf_part in [
-            ("weight", "gamma"),
-            ("bias", "beta"),
-            ("running_mean", "moving_mean"),
-            ("running_var", "moving_variance"),
-        ]:
-            state[f"{name}.{part}"] = pick(layer, tf_part)
+        state |= _norm(variables, name, i)
     for i in range(8):
         layer = "conv2d" + (f"_{i}" if i else "")
-        kernel = pick(layer, "kernel")  # height x width x in x out
+        kernel = _pick(variables, layer, "kernel")  # height x width x in x out
         if i < 2:
             name, weight = f"timbre.{i}", kernel[:, :, 0, :]  # time, frequency, filter
         elif i < 5:
@@ -128,29 +151,31 @@ def to_state(variables: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
             # TensorFlow keeps them as height 7 (time) x width (features) x 1 x 64.
             name, weight = f"middle.{i - 5}", kernel[:, :, 0, :].permute(2, 1, 0)
         state[f"{name}.weight"] = weight.contiguous()
-        state[f"{name}.bias"] = pick(layer, "bias")
+        state[f"{name}.bias"] = _pick(variables, layer, "bias")
     for i, name in enumerate(["dense", "tags"]):
         layer = "dense" + (f"_{i}" if i else "")
-        state[f"{name}.weight"] = pick(layer, "kernel").T.contiguous()
-        state[f"{name}.bias"] = pick(layer, "bias")
+        state[f"{name}.weight"] = _pick(variables, layer, "kernel").T.contiguous()
+        state[f"{name}.bias"] = _pick(variables, layer, "bias")
     return state
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("wheel", type=Path)
-    parser.add_argument("--folder", default="MSD_musicnn", help="which network of the wheel")
-    parser.add_argument("--out", type=Path, default=TAGGER_PATH)
-    arguments = parser.parse_args()
-    state = to_state(read_checkpoint(arguments.wheel, arguments.folder))
-    Tagger().load_state_dict(state)  # complains if a name or a shape is off
-    half = {name: tensor.half() for name, tensor in state.items()}
-    for name, tensor in half.items():
-        if not tensor.isfinite().all():
-            raise ValueError(f"{name} does not fit float16.")
-    metadata = {"source": f"{arguments.folder} of musicnn 0.1.0", "licence": LICENCE}
-    save_file(half, arguments.out, metadata)
-    print(f"{arguments.out}: {len(half)} tensors, {arguments.out.stat().st_size / 1e6:.2f} MB")
+    wheel = parser.parse_args().wheel
+    networks: list[tuple[str, nn.Module, Callable, Path]] = [
+        ("MSD_musicnn", Musicnn(), musicnn_state, MUSICNN_PATH),
+        ("MSD_vgg", Vgg(), vgg_state, VGG_PATH),
+    ]
+    for folder, network, to_state, path in networks:
+        state = to_state(read_checkpoint(wheel, folder))
+        network.load_state_dict(state)  # complains if a name or a shape is off
+        half = {name: tensor.half() for name, tensor in state.items()}
+        for name, tensor in half.items():
+            if not tensor.isfinite().all():
+                raise ValueError(f"{name} does not fit float16.")
+        save_file(half, path, {"source": f"{folder} of musicnn 0.1.0", "licence": LICENCE})
+        print(f"{path}: {len(half)} tensors, {path.stat().st_size / 1e6:.2f} MB")
 
 
 if __name__ == "__main__":
