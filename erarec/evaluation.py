@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
+from scipy.optimize import minimize_scalar
+from scipy.special import logsumexp, softmax
 
 import erarec
 from erarec import years
@@ -41,6 +43,7 @@ METRICS = {  # name: heading in a table
 }
 MEANS = ("mae", "within_3", "decade", "within_1_decade", "coverage_80")  # ece alone is none
 ECE_BINS = 10
+CALIBRATION_SIGMA = 0.5  # years: within a year all is one
 RESAMPLES = 1000
 TAILS = (2.5, 97.5)  # percentiles: a 95 % interval
 
@@ -107,6 +110,46 @@ def metrics(
     return _summary(
         _outcomes(probabilities, np.asarray(year_lo), np.asarray(year_hi)), artists, resamples, seed
     )
+
+
+def fit_temperature(probabilities: np.ndarray, year_lo: np.ndarray, year_hi: np.ndarray) -> float:
+    """The temperature T that makes p ** (1 / T), renormalised, likeliest (Guo et al. 2017, arXiv 1706.04599).
+
+    Models are trained on labels spread over some years, and so are less sure of the year than they could
+    be; here the label is the range itself.
+
+    Shape: probabilities [N, 140], year_lo, year_hi [N] -> float, between 0.25 and 4.
+    """
+    logs = np.log(np.maximum(probabilities, 1e-12))
+    target = years.target_distribution(year_lo, year_hi, CALIBRATION_SIGMA)
+
+    def cost(log_temperature: float) -> float:
+        scaled = logs / np.exp(log_temperature)
+        return float((logsumexp(scaled, axis=1) - (target * scaled).sum(1)).mean())
+
+    bounds = np.log(0.25), np.log(4)
+    return float(np.exp(minimize_scalar(cost, bounds=bounds, method="bounded").x))
+
+
+def at_temperature(probabilities: np.ndarray, temperature: np.ndarray | float) -> np.ndarray:
+    """p ** (1 / T), renormalised. Shape: [N, 140], T [N] or a number -> [N, 140] float32."""
+    inverse = 1 / np.broadcast_to(np.asarray(temperature), len(probabilities))[:, None]
+    return softmax(np.log(np.maximum(probabilities, 1e-12)) * inverse, axis=1).astype(np.float32)
+
+
+def temperatures_by_fold(clips: Sequence[Labelled], probabilities: np.ndarray) -> np.ndarray:
+    """A temperature for each clip, fitted on the out-of-fold answers to the scored clips of the other folds.
+
+    Shape: N clips, probabilities [N, 140] -> [N].
+    """
+    folds = np.array([clip.fold for clip in clips])
+    lo, hi = np.array([c.year_lo for c in clips]), np.array([c.year_hi for c in clips])
+    scored = np.array([clip.scored for clip in clips])
+    temperatures = np.ones(len(clips))
+    for fold in np.unique(folds):
+        others = scored & (folds != fold)
+        temperatures[folds == fold] = fit_temperature(probabilities[others], lo[others], hi[others])
+    return temperatures
 
 
 def report(

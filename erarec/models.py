@@ -20,6 +20,7 @@ from erarec.years import YEAR_COUNT
 
 PROJECTION = 64  # width of the contrastive embeddings
 TOWERS = ("cnn", "tagger")
+STATES = ("sound", "artist", "both")  # what an answer can be from; each has its own temperature
 
 
 @dataclass
@@ -178,13 +179,15 @@ class AudioCNN(nn.Module):
         self.sound_encoder = SoundEncoder(towers)
         self.sound_head = SoundHead()
         self.projection = Projection()
+        self.temperatures: Tensor
+        self.register_buffer("temperatures", torch.ones(len(STATES)))
 
     def forward(self, inputs: Inputs) -> Outputs:
         return self.answer(self.sound_encoder(inputs), inputs)
 
     def answer(self, sound: Sound, inputs: Inputs) -> Outputs:
         """From encoded sound to an answer; what each of ``inputs`` lacks is left out of it."""
-        years = self.sound_head(sound.pooled).float().log_softmax(-1)
+        years = (self.sound_head(sound.pooled).float() / self.temperatures[0]).log_softmax(-1)
         return Outputs(years, years, self.projection(sound.pooled), sound.weights)
 
 
@@ -197,17 +200,15 @@ class AudioSUC(AudioCNN):
 class AudioArtMMC(nn.Module):
     """Sound and biography, fused by self-attention; trained with L_MLE, L_EC and L_MMC.
 
-    The answer is log p_sound + log p_artist - w log prior + what the fusion adds, renormalised; the last is
-    zero at the start, so that training begins at the product of both and can only learn to be better. A
-    product of two posteriors counts the prior twice; ``prior_weight`` w takes it out.
+    The answer is a log p_sound + b log p_artist + what the fusion adds, renormalised; the last begins at zero
+    and a and b at 1, so that training begins at the product of both and can only learn to be better.
     """
 
     name = "audioart-mmc"
     reads_text = True
 
-    def __init__(self, towers: tuple[str, ...], prior_weight: float = 0.0) -> None:
+    def __init__(self, towers: tuple[str, ...]) -> None:
         super().__init__()
-        self.prior_weight = prior_weight
         self.sound_encoder = SoundEncoder(towers)
         self.sound_head = SoundHead()
         self.text_encoder = TextEncoder()
@@ -216,11 +217,12 @@ class AudioArtMMC(nn.Module):
         self.fused_years = nn.Linear(WIDTH, YEAR_COUNT)
         nn.init.zeros_(self.fused_years.weight)
         nn.init.zeros_(self.fused_years.bias)
+        self.product_weights = nn.Parameter(torch.ones(2))  # of sound and artist
         self.projection = Projection()
         self.sound_projection = Projection()
         self.text_projection = Projection(256)
-        self.log_prior: Tensor
-        self.register_buffer("log_prior", torch.zeros(YEAR_COUNT))
+        self.temperatures: Tensor
+        self.register_buffer("temperatures", torch.ones(len(STATES)))
 
     def artist(self, words: Tensor, word_years: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Text tokens [N, T, 128], hidden [N, 256] and year logits [N, 140] of biographies alone."""
@@ -238,9 +240,13 @@ class AudioArtMMC(nn.Module):
         sound_years = self.sound_head(sound.pooled).float().log_softmax(-1)
         artist_years = artist_logits.float().log_softmax(-1)
         token, attentions = self.fusion(sound.tokens, sound.present, text, words_present)
-        product = sound_years * has_sound[:, None] + artist_years * has_text[:, None]
-        product = product - self.prior_weight * self.log_prior * (has_sound & has_text)[:, None]
-        years = (product + self.fused_years(token).float()).log_softmax(-1)
+        # A modality by itself answers as it was trained to: the weights are for two that are there.
+        there = torch.stack([has_sound, has_text], 1).float()
+        weights = torch.where((has_sound & has_text)[:, None], self.product_weights, there)
+        product = sound_years * weights[:, :1] + artist_years * weights[:, 1:]
+        state = torch.where(has_sound, torch.where(has_text, 2, 0), 1)
+        years = (product + self.fused_years(token).float()) / self.temperatures[state][:, None]
+        years = years.log_softmax(-1)
         return Outputs(
             years=years,
             sound_years=sound_years,
@@ -264,7 +270,6 @@ class Config:
 
     model: str
     towers: tuple[str, ...] = ("tagger",)
-    prior_weight: float = 0.0
     version: str = ""
     training: dict[str, Any] = field(default_factory=dict)
 
@@ -273,7 +278,7 @@ class Config:
         if self.model not in _CLASSES or not self.towers or not set(self.towers) <= set(TOWERS):
             raise ValueError(f"There is no model {self.model} with the towers {', '.join(self.towers)}.")
         if self.model == AudioArtMMC.name:
-            return AudioArtMMC(self.towers, self.prior_weight)
+            return AudioArtMMC(self.towers)
         return _CLASSES[self.model](self.towers)
 
 

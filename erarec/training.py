@@ -61,7 +61,6 @@ class Settings:
     pretrained_rate: float = 0.2  # learning rate of both sides then, relative to the fusion's
     without_text: float = 0.3  # modality dropout
     without_sound: float = 0.15
-    prior_weight: float = 0.0
     seed: int = 0
 
 
@@ -128,7 +127,7 @@ def train(
         raise ValueError("There is no readable clip to train on.")
     on = resolve_device(device)
     torch.manual_seed(settings.seed)
-    config = Config(settings.model, settings.towers, settings.prior_weight, training=asdict(settings))
+    config = Config(settings.model, settings.towers, training=asdict(settings))
     model = config.build()
     labels = Labels.of(clips)
     weights = balanced_weights(clips, train_clips)
@@ -138,8 +137,6 @@ def train(
     if isinstance(model, AudioArtMMC):
         if biographies is None:
             raise ValueError(f"{settings.model} is trained with biographies.")
-        prior = (weights[:, None] * labels.target[train_clips]).sum(0)
-        model.log_prior.copy_(torch.from_numpy(np.log(prior + 1e-4)))
         held_out = {clip.artist_key for clip, member in zip(clips, members, strict=True) if not member}
         allowed = np.array([song.artist_key not in held_out for song in material.songs], bool)
         sound = default_settings(AudioSUC.name, settings.seed)

@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 
 from erarec import evaluation, years
-from erarec.evaluation import METRICS, markdown_table, metrics, paired_difference, report
+from erarec.evaluation import (
+    METRICS,
+    at_temperature,
+    fit_temperature,
+    markdown_table,
+    metrics,
+    paired_difference,
+    report,
+    temperatures_by_fold,
+)
 
 
 @dataclass(frozen=True)
@@ -281,3 +290,40 @@ def test_a_table_has_a_line_for_each_report_and_metrics():
     assert len({line.count("|") for line in lines}) == 1
     assert lines[2].startswith("| ours | 5 | 2.4 (")
     assert lines[3].startswith("| always the median | 5 | 26.4 (")
+
+
+# Temperatures
+
+
+def overconfident(count: int, temperature: float, seed: int = 0) -> tuple[list[Song], np.ndarray]:
+    """Clips whose years are drawn from smooth distributions, and these distributions sharpened."""
+    rng = np.random.default_rng(seed)
+    middles = rng.integers(1930, 2010, count)
+    honest = years.target_distribution(middles, middles, sigma=6.0)
+    drawn = [int(rng.choice(years.YEARS, p=p / p.sum())) for p in honest]
+    clips = [Song("any", str(n), year, year, fold=n % 5) for n, year in enumerate(drawn)]
+    return clips, at_temperature(honest, 1 / temperature)
+
+
+def test_the_temperature_undoes_what_made_an_answer_too_sure():
+    clips, sharp = overconfident(1500, temperature=2.0)
+    lo = np.array([clip.year_lo for clip in clips])
+    assert fit_temperature(sharp, lo, lo) == pytest.approx(2.0, rel=0.1)
+    assert fit_temperature(at_temperature(sharp, 2.0), lo, lo) == pytest.approx(1.0, rel=0.1)
+
+
+def test_a_folds_temperature_does_not_know_its_own_clips():
+    clips, sharp = overconfident(500, temperature=2.0)
+    first = np.array([clip.fold == 0 for clip in clips])
+    other = np.where(first[:, None], sharp[::-1], sharp)  # nonsense in one fold
+    before, after = temperatures_by_fold(clips, sharp), temperatures_by_fold(clips, other)
+    assert (before[first] == after[first]).all()
+    assert (before[~first] != after[~first]).all()
+
+
+def test_calibrated_intervals_hold_what_they_say():
+    clips, sharp = overconfident(1500, temperature=2.0)
+    raw = report(clips, sharp)["overall"]["coverage_80"]["value"]
+    calibrated = report(clips, at_temperature(sharp, temperatures_by_fold(clips, sharp)))
+    assert raw < 0.65
+    assert 0.76 < calibrated["overall"]["coverage_80"]["value"] < 0.84

@@ -10,7 +10,6 @@ from erarec.encoders import TEXT_WIDTH, WIDTH
 from erarec.fusion import LAYERS, Fusion, attention_rollout
 from erarec.models import AudioArtMMC, Inputs, no_words
 from erarec.tagger import TAGGER_FEATURES
-from erarec.years import YEAR_COUNT
 
 
 def tensor(rows: list) -> torch.Tensor:
@@ -30,11 +29,10 @@ def batch(n: int = 3, excerpts: int = 4, words: int = 6, seed: int = 0) -> Input
     )
 
 
-def artmmc(prior_weight: float = 0.0, trained: bool = False) -> AudioArtMMC:
+def artmmc(trained: bool = False) -> AudioArtMMC:
     """A model with fresh weights, its fusion at zero unless ``trained``."""
     torch.manual_seed(0)
-    model = AudioArtMMC(("tagger",), prior_weight).eval()
-    model.log_prior.copy_(torch.randn(YEAR_COUNT))
+    model = AudioArtMMC(("tagger",)).eval()
     if trained:
         torch.nn.init.normal_(model.fused_years.weight)
     return model
@@ -136,16 +134,22 @@ def test_it_begins_as_the_product_of_both():
     assert not torch.allclose(outputs.years.exp(), sound, atol=1e-4)
 
 
-def test_the_prior_is_taken_out_once():
-    model, inputs = artmmc(prior_weight=0.7), batch()
+def test_weights_and_temperatures_are_for_the_state_they_were_fitted_in():
+    model, inputs = artmmc(), batch()
+    model.product_weights.data.copy_(tensor([0.5, 1.5]))
+    model.temperatures.copy_(tensor([0.8, 0.7, 0.9]))
     with torch.inference_mode():
-        outputs = model(inputs)
-    product = (outputs.sound_years + outputs.artist_years - 0.7 * model.log_prior).exp()
-    torch.testing.assert_close(outputs.years.exp(), product / product.sum(-1, keepdim=True))
+        both = model(inputs)
+        heard = model(replace(inputs, words_present=torch.zeros_like(inputs.words_present)))
+        read = model(replace(inputs, present=torch.zeros_like(inputs.present)))
+    product = (0.5 * both.sound_years + 1.5 * both.artist_years) / 0.9
+    torch.testing.assert_close(both.years, product.log_softmax(-1))
+    torch.testing.assert_close(heard.years, (heard.sound_years / 0.8).log_softmax(-1))
+    torch.testing.assert_close(read.years, (read.artist_years / 0.7).log_softmax(-1))
 
 
 def test_with_one_modality_it_begins_as_that_ones_answer():
-    model, inputs = artmmc(prior_weight=0.7), batch()
+    model, inputs = artmmc(), batch()
     with torch.inference_mode():
         heard = model(replace(inputs, words_present=torch.zeros_like(inputs.words_present)))
         read = model(replace(inputs, present=torch.zeros_like(inputs.present)))

@@ -15,14 +15,24 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import torch
 
 import erarec
 from erarec import ASSETS, CHECKPOINTS
 from erarec.artist import FOLDS
 from erarec.clips import Clip, FeatureCache, Material, read_leads, read_manifest, read_songs
-from erarec.evaluation import answer_clips, map_manifest, markdown_table, paired_difference, report
+from erarec.evaluation import (
+    answer_clips,
+    at_temperature,
+    fit_temperature,
+    map_manifest,
+    markdown_table,
+    paired_difference,
+    report,
+    temperatures_by_fold,
+)
 from erarec.familiarity import FAMILIARITY, Familiarity
-from erarec.models import EraModel, load_checkpoint, resolve_device, save_checkpoint
+from erarec.models import STATES, EraModel, load_checkpoint, resolve_device, save_checkpoint
 from erarec.prediction import EraRecognizer
 from erarec.training import Settings, clear_state, default_settings, prepare, train
 from erarec.years import YEAR_COUNT
@@ -62,6 +72,11 @@ class Ask:
     hearing: str = "clean"
     with_sound: bool = True
     with_artist: bool = False
+
+    @property
+    def state(self) -> str:
+        """What the answer is from, of models.STATES."""
+        return "both" if self.with_sound and self.with_artist else "sound" if self.with_sound else "artist"
 
     def of(self, model: EraModel, material: Material, clips: np.ndarray) -> np.ndarray:
         table = texts = None
@@ -109,6 +124,24 @@ def build(run: Run, material: Material, work: Path, device: str, precision: str)
             answers[ask.name][test] = ask.of(model, material, test)
     np.savez_compressed(kept, **cast(dict[str, Any], answers))
     return answers
+
+
+def calibrate(
+    run: Run, clips: list[Clip], answers: dict[str, np.ndarray]
+) -> tuple[dict[str, np.ndarray], list[float]]:
+    """Answers at the temperatures of the other folds, and the temperatures of the model to be shipped.
+
+    Of each of models.STATES one, fitted on clean sound, and used whatever the sound came through.
+    """
+    scored = np.array([clip.scored for clip in clips])
+    lo, hi = np.array([c.year_lo for c in clips])[scored], np.array([c.year_hi for c in clips])[scored]
+    by_state, shipped = {}, [1.0] * len(STATES)
+    for ask in (SOUND, BOTH, ARTIST):
+        if ask.name in answers:
+            by_state[ask.state] = temperatures_by_fold(clips, answers[ask.name])
+            shipped[STATES.index(ask.state)] = fit_temperature(answers[ask.name][scored], lo, hi)
+    calibrated = {ask.name: at_temperature(answers[ask.name], by_state[ask.state]) for ask in asks(run)}
+    return calibrated, shipped
 
 
 def tables(reports: dict[str, dict[str, dict]]) -> str:
@@ -206,9 +239,10 @@ def main() -> None:
     means = [rows.mean(0, dtype=np.float32) for rows in heard if len(rows)]
     Familiarity.build(np.array(means)).save(FAMILIARITY)
 
-    answers = {
-        run.name: build(run, material, arguments.work, arguments.device, arguments.precision) for run in runs
-    }
+    answers, temperatures = {}, {}
+    for run in runs:
+        raw = build(run, material, arguments.work, arguments.device, arguments.precision)
+        answers[run.name], temperatures[run.name] = calibrate(run, clips, raw)
     reports = {
         run: {ask: report(clips, probabilities, out_of_fold=True) for ask, probabilities in by_ask.items()}
         for run, by_ask in answers.items()
@@ -217,8 +251,9 @@ def main() -> None:
     print(everything, *changes, sep="\n")
     for run in runs:
         if run.shipped:
-            weights = arguments.work / run.folder / "all.safetensors"
-            (CHECKPOINTS / f"{run.name}.safetensors").write_bytes(weights.read_bytes())
+            model, config = load_checkpoint(arguments.work / run.folder / "all.safetensors")
+            model.temperatures.copy_(torch.tensor(temperatures[run.name]))
+            save_checkpoint(model, config, CHECKPOINTS / f"{run.name}.safetensors")
             write_card(run, reports[run.name], everything, clips)
             full = json.dumps(reports[run.name], indent=1)
             (CHECKPOINTS / f"{run.name}.json").write_text(full + "\n", encoding="utf-8")
