@@ -6,7 +6,7 @@ that together they tell more than either alone.
 """
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 import numpy as np
@@ -208,30 +208,37 @@ class Vgg(nn.Module):
         """
         if frames is None:
             frames = torch.full((len(mel),), TAGGER_FRAMES, device=mel.device)
-        # One excerpt at a time keeps the wide first layers in the processor's cache.
-        size = 1 if mel.device.type == "cpu" else 64
-        parts = zip(mel.split(size), frames.split(size), strict=True)
-        return torch.cat([self._hear(part, heard) for part, heard in parts])
-
-    def _hear(self, mel: Tensor, frames: Tensor) -> Tensor:
-        norms = cast(Iterable[_Norm], self.norms)
+        # As above: pooled before bias and ReLU would be due, with kernels negated where the norm's scale is.
+        norms = list(cast(Iterable[_Norm], self.norms))
         scales = [norm.weight / (norm.running_var + norm.eps).sqrt() for norm in norms]
         shifts = [n.bias - n.running_mean * scale for n, scale in zip(norms, scales, strict=True)]
-        x = (mel * scales[0] + shifts[0])[:, None].contiguous(memory_format=torch.channels_last)
+        layers = []
+        convolutions = cast(Iterable[nn.Conv2d], self.layers)
+        for layer, scale, shift in zip(convolutions, scales[1:], shifts[1:], strict=True):
+            sign = scale.sign()
+            weight = (layer.weight * sign[:, None, None, None]).contiguous(memory_format=torch.channels_last)
+            layers.append((weight, cast(Tensor, layer.bias) * sign, sign, scale, shift))
+        # One excerpt at a time keeps the wide first layers in the processor's cache.
+        size = 1 if mel.device.type == "cpu" else 64
+        parts = zip((mel * scales[0] + shifts[0]).split(size), frames.split(size), strict=True)
+        return torch.cat([self._hear(part, heard, layers) for part, heard in parts])
+
+    def _hear(self, mel: Tensor, frames: Tensor, layers: Sequence[tuple[Tensor, ...]]) -> Tensor:
+        x = mel[:, None].contiguous(memory_format=torch.channels_last)
         features = []
-        for number, layer in enumerate(cast(Iterable[nn.Conv2d], self.layers)):
+        for number, (weight, bias, sign, scale, shift) in enumerate(layers):
             if number == 0:
                 # Pooled [4 x 1] with strides of 2: every other frequency is never looked at.
-                x = F.conv2d(x, layer.weight, layer.bias, stride=(1, 2), padding=1)
+                x = F.conv2d(x, weight, bias, stride=(1, 2), padding=1)
                 size, step, bands = 4, 2, 1
             else:
-                x = layer(x)
+                x = F.conv2d(x, weight, bias, padding=1)
                 size = step = bands = 4 if number == 4 else 2
-            # As above: pooled before the norm, whose scale may be negative.
-            scale, shift = (v[number + 1].to(x.dtype)[:, None, None] for v in (scales, shifts))
-            x = self._pool(F.relu(x) * scale.sign(), size, step, bands) * scale.abs() + shift
+            x = self._pool(x, size, step, bands).permute(0, 2, 3, 1)  # [E, frames, frequencies, 128]
+            x = F.relu(x * sign) * scale + shift
             frames = ((frames - size) // step + 1).clamp(1)
-            features.extend(self._pools(number, x.permute(0, 2, 3, 1).float(), frames))
+            features.extend(self._pools(number, x, frames))
+            x = x.permute(0, 3, 1, 2)
         features.append(F.logsigmoid(self.tags(features[-1])).float())
         return torch.cat(features, dim=1)
 
@@ -266,6 +273,7 @@ class Tagger(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.musicnn, self.vgg = Musicnn(), Vgg()
+        self.eval()
 
     @classmethod
     def load(cls) -> "Tagger":

@@ -1,8 +1,8 @@
-"""MSD_musicnn once more, in NumPy alone: slow, and sharing nothing with erarec but the weights' file.
+"""MSD_musicnn and MSD_vgg once more, in NumPy alone: slow, sharing only the weights' files with erarec.
 
     python tests/reference_tagger.py
 
-writes tests/tagger_reference.npz, what the network says of two sounds; tests/test_encoders.py holds
+writes tests/tagger_reference.npz, what the networks say of two sounds; tests/test_encoders.py holds
 erarec.tagger.Tagger against it. Convolutions are written as they are defined: no block matrices, no
 maximum before its time, norms where they stand.
 """
@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 
 REFERENCE = Path(__file__).with_name("tagger_reference.npz")
 WEIGHTS = Path(__file__).parents[1] / "assets" / "tagger.safetensors"
+VGG_WEIGHTS = WEIGHTS.with_name("tagger-vgg.safetensors")
 SAMPLE_RATE = 16000
 FRAMES = (187, 90)  # how many frames of each sound are pooled
 
@@ -73,11 +74,48 @@ def features(mel: np.ndarray, weights: dict[str, np.ndarray], frames: int = 187)
     return np.concatenate([penultimate, -np.log1p(np.exp(-tags)), pools])
 
 
+def vgg_features(mel: np.ndarray, weights: dict[str, np.ndarray], frames: int = 187) -> np.ndarray:
+    """Pools of five layers and log tags. Shape: [187, 96] -> [2354]."""
+
+    def norm(x: np.ndarray, number: int) -> np.ndarray:
+        name = f"norms.{number}"
+        scale = weights[f"{name}.weight"] / np.sqrt(weights[f"{name}.running_var"] + 1e-3)
+        return (x - weights[f"{name}.running_mean"]) * scale + weights[f"{name}.bias"]
+
+    x, parts = norm(mel[..., None], 0), []
+    for number, (size, step) in enumerate([((4, 1), 2), ((2, 2), 2), ((2, 2), 2), ((2, 2), 2), ((4, 4), 4)]):
+        padded = np.pad(x, ((1, 1), (1, 1), (0, 0)))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(0, 1))
+        kernel, bias = weights[f"layers.{number}.weight"], weights[f"layers.{number}.bias"]
+        x = np.tensordot(windows, kernel, axes=([2, 3, 4], [1, 2, 3])) + bias
+        x = norm(np.maximum(x, 0), number + 1)
+        windows = np.lib.stride_tricks.sliding_window_view(x, size, axis=(0, 1))
+        x = windows[::step, ::step].max(axis=(-2, -1))
+        frames = max(1, (frames - size[0]) // step + 1)
+        heard = x[:frames]
+        if number < 3:
+            parts += [heard.mean((0, 1)), heard.max((0, 1)), heard.std((0, 1))]
+        elif number == 3:
+            parts += [heard.mean(0).T.reshape(-1), heard.max((0, 1))]
+        else:
+            parts.append(np.concatenate([x[0, 0], x[1 if frames > 1 else 0, 0]]))
+    tags = weights["tags.weight"] @ parts[-1] + weights["tags.bias"]
+    return np.concatenate([*parts, -np.log1p(np.exp(-tags))])
+
+
 def reference() -> np.ndarray:
-    """Features of both sounds, the second masked. Shape: [2, 1756] float64."""
-    weights = {name: value.astype(np.float64) for name, value in load_file(WEIGHTS).items()}
-    pairs = zip(sounds(), FRAMES, strict=True)
-    return np.stack([features(spectrogram(sound), weights, frames) for sound, frames in pairs])
+    """Features of both sounds by both networks, the second masked. Shape: [2, 4110] float64."""
+    musicnn, vgg = (
+        {name: value.astype(np.float64) for name, value in load_file(path).items()}
+        for path in (WEIGHTS, VGG_WEIGHTS)
+    )
+    mels = [spectrogram(sound) for sound in sounds()]
+    return np.stack(
+        [
+            np.concatenate([features(mel, musicnn, frames), vgg_features(mel, vgg, frames)])
+            for mel, frames in zip(mels, FRAMES, strict=True)
+        ]
+    )
 
 
 if __name__ == "__main__":

@@ -28,10 +28,19 @@ from erarec.encoders import (
     mask_sentences,
     mel_frames,
 )
-from erarec.tagger import TAGGER_FEATURES, TAGS, Tagger, tagger_frames
-from erarec.tools.import_tagger import read_checkpoint, to_state
+from erarec.tagger import (
+    MUSICNN_FEATURES,
+    TAGGER_FEATURES,
+    TAGS,
+    VGG_FEATURES,
+    Musicnn,
+    Tagger,
+    tagger_frames,
+)
+from erarec.tools.import_tagger import musicnn_state, read_checkpoint, vgg_state
 
-PENULTIMATE, LOG_TAGS, POOLS = slice(0, 200), slice(200, 250), slice(250, TAGGER_FEATURES)
+PENULTIMATE, LOG_TAGS, POOLS = slice(0, 200), slice(200, 250), slice(250, MUSICNN_FEATURES)
+VGG, VGG_TAGS = slice(MUSICNN_FEATURES, TAGGER_FEATURES), slice(TAGGER_FEATURES - 50, TAGGER_FEATURES)
 
 # fmt: off
 MTT_TAGS = (
@@ -65,11 +74,14 @@ def test_the_reference_is_what_numpy_gives(stored):
 def test_the_tagger_equals_the_reference(tagger, stored):
     mel = TaggerMel()(torch.from_numpy(sounds()))[:, :187]
     heard = tagger(mel, torch.tensor(FRAMES)).numpy()
-    assert heard.shape == (2, TAGGER_FEATURES) == (2, 1756)
+    assert heard.shape == (2, TAGGER_FEATURES)
+    assert (MUSICNN_FEATURES, VGG_FEATURES) == (1756, 2354)
     np.testing.assert_allclose(heard[:, PENULTIMATE], stored[:, PENULTIMATE], atol=1e-3)
     np.testing.assert_allclose(heard[:, LOG_TAGS], stored[:, LOG_TAGS], atol=1e-3)
     np.testing.assert_allclose(heard[:, POOLS], stored[:, POOLS], atol=2e-3, rtol=1e-3)
+    np.testing.assert_allclose(heard[:, VGG], stored[:, VGG], atol=2e-3, rtol=1e-3)
     assert not np.allclose(stored[0, PENULTIMATE], stored[1, PENULTIMATE], atol=0.1)
+    assert not np.allclose(stored[0, VGG], stored[1, VGG], atol=0.1)
 
 
 def test_moved_weights_are_used(tagger):
@@ -85,8 +97,9 @@ def test_moved_weights_are_used(tagger):
 def test_there_are_fifty_tags_and_each_has_its_probability(tagger):
     assert len(TAGS) == len(set(TAGS)) == 50
     assert (TAGS[0], TAGS[19], TAGS[33], TAGS[49]) == ("rock", "80s", "Hip-Hop", "happy")
-    tags = tagger(torch.rand(3, 187, 96))[:, LOG_TAGS]
-    assert (tags < 0).all()
+    heard = tagger(torch.rand(3, 187, 96))
+    assert (heard[:, LOG_TAGS] < 0).all()
+    assert (heard[:, VGG_TAGS] < 0).all()
 
 
 def test_excerpts_do_not_hear_each_other(tagger):
@@ -97,7 +110,7 @@ def test_excerpts_do_not_hear_each_other(tagger):
 
 
 def test_what_lies_in_the_padding_does_not_change_a_masked_excerpt(tagger):
-    """The convolutions look 64 + 9 frames ahead; what lies further on cannot matter."""
+    """MSD_musicnn's convolutions look 64 + 9 frames ahead, MSD_vgg's less; the rest cannot matter."""
     mel = torch.rand(1, 187, 96, generator=torch.Generator().manual_seed(0))
     other = mel.clone()
     other[:, 100 + 74 :] = 5.0
@@ -132,9 +145,9 @@ def test_the_taggers_weights_stay_as_they_are(tagger):
 def test_an_electronic_piece_sounds_electronic():
     excerpts = read_excerpts(DATA / "tagger_check.mp3")
     heard = Hearing().tagger(excerpts.sound, excerpts.seconds)
-    strength = np.exp(heard[:, LOG_TAGS]).mean(axis=0)
+    strength, by_vgg = (np.exp(heard[:, tags]).mean(axis=0) for tags in (LOG_TAGS, VGG_TAGS))
     strongest = [TAGS[tag] for tag in strength.argsort()[::-1][:6]]
-    assert strongest[0] == "electronic"
+    assert strongest[0] == TAGS[by_vgg.argmax()] == "electronic"
     assert {"ambient", "instrumental", "electronica"} <= set(strongest)
 
 
@@ -143,8 +156,8 @@ def test_an_electronic_piece_sounds_electronic():
 def test_the_sister_network_says_what_its_makers_print():
     """The wheel's other network, for other tags, read by the same script: ten tags in the same order."""
     wheel = Path(os.environ["ERAREC_MUSICNN_WHEEL"])
-    tagger = Tagger()
-    tagger.load_state_dict(to_state(read_checkpoint(wheel, "MTT_musicnn")))
+    tagger = Musicnn()
+    tagger.load_state_dict(musicnn_state(read_checkpoint(wheel, "MTT_musicnn")))
     import librosa
 
     sound, _ = librosa.load(DATA / "tagger_check.mp3", sr=16000, mono=True)
@@ -158,10 +171,14 @@ def test_the_sister_network_says_what_its_makers_print():
 
 @pytest.mark.skipif("ERAREC_MUSICNN_WHEEL" not in os.environ, reason="$ERAREC_MUSICNN_WHEEL is not set")
 def test_the_shipped_weights_are_the_wheels(tagger):
-    state = to_state(read_checkpoint(Path(os.environ["ERAREC_MUSICNN_WHEEL"]), "MSD_musicnn"))
-    for name, tensor in tagger.state_dict().items():
-        if not name.endswith("num_batches_tracked"):
-            torch.testing.assert_close(tensor, state[name].half().float(), rtol=0, atol=0)
+    wheel = Path(os.environ["ERAREC_MUSICNN_WHEEL"])
+    for network, state in [
+        (tagger.musicnn, musicnn_state(read_checkpoint(wheel, "MSD_musicnn"))),
+        (tagger.vgg, vgg_state(read_checkpoint(wheel, "MSD_vgg"))),
+    ]:
+        for name, tensor in network.state_dict().items():
+            if not name.endswith("num_batches_tracked"):
+                torch.testing.assert_close(tensor, state[name].half().float(), rtol=0, atol=0)
 
 
 def test_an_outlier_does_not_run_away_with_the_tagger_tower():

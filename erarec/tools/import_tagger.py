@@ -119,7 +119,7 @@ def _norm(variables: dict[str, np.ndarray], name: str, number: int) -> dict[str,
 
 def vgg_state(variables: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
     """TensorFlow's variables under the names and in the layouts of :class:`erarec.tagger.Vgg`."""
-    state = {}
+    state: dict[str, torch.Tensor] = {}
     for number in range(6):
         state |= _norm(variables, f"norms.{number}", number)
     for number in range(5):
@@ -133,7 +133,7 @@ def vgg_state(variables: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
 
 def musicnn_state(variables: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
     """TensorFlow's variables under the names and in the layouts of :class:`erarec.tagger.Musicnn`."""
-    state = {}
+    state: dict[str, torch.Tensor] = {}
     norms = ["input_norm", "timbre_norms.0", "timbre_norms.1"]
     norms += [f"temporal_norms.{i}" for i in range(3)] + [f"middle_norms.{i}" for i in range(3)]
     norms += ["pooled_norm", "dense_norm"]
