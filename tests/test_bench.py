@@ -38,7 +38,9 @@ def test_the_tagger_s_operations_are_those_of_its_shapes():
     assert counts["timbre"] == 187 * 59 * 7 * 38 * 204 + 187 * 30 * 7 * 67 * 204
     assert counts["temporal"] == 187 * 96 * 51 * (128 + 64 + 32)
     assert counts["middle"] == 187 * 7 * 64 * (561 + 64 + 64)
-    assert counts["dense"] == 1506 * 200 + 200 * 50
+    positions = [187 * 48, 92 * 48, 46 * 24, 23 * 12, 11 * 6]  # of each layer, time by frequency
+    assert counts["VGG"] == positions[0] * 9 * 128 + sum(positions[1:]) * 9 * 128 * 128
+    assert counts["dense"] == 1506 * 200 + 200 * 50 + 256 * 50
 
 
 def test_the_bench_prints_shares_that_add_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -98,8 +98,9 @@ def matrix_speed(size: int = 2048) -> float:
 
 def tagger_operations() -> dict[str, int]:
     """Multiply-adds that one excerpt takes by the shapes of the tagger's layers, by their group."""
-    weights = {name: tensor for name, tensor in Tagger().state_dict().items() if name.endswith(".weight")}
-    counts = dict.fromkeys(("timbre", "temporal", "middle", "dense"), 0)
+    tagger = Tagger()
+    weights = {name: t for name, t in tagger.musicnn.state_dict().items() if name.endswith(".weight")}
+    counts = dict.fromkeys(("timbre", "temporal", "middle", "VGG", "dense"), 0)
     for name, weight in weights.items():
         layer, size = name.split(".")[0], weight.numel()
         if layer == "timbre":  # [time, frequency, filters], at each frame and where it fits in frequency
@@ -110,6 +111,12 @@ def tagger_operations() -> dict[str, int]:
             counts[layer] += TAGGER_FRAMES * size
         elif layer in ("dense", "tags"):
             counts["dense"] += size
+    # [time, frequency] that each layer is computed at: every other frequency of the first, then as pooled.
+    frames, bands = TAGGER_FRAMES, TAGGER_MEL_BANDS // 2
+    for number in range(5):
+        counts["VGG"] += frames * bands * tagger.vgg.get_parameter(f"layers.{number}.weight").numel()
+        frames, bands = ((frames - 4) // 2 + 1, bands) if number == 0 else (frames // 2, bands // 2)
+    counts["dense"] += tagger.vgg.tags.weight.numel()
     return counts
 
 
