@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from erarec import evaluation, years
-from erarec.evaluation import METRICS, markdown_table, metrics, paired_difference, report
+from erarec.evaluation import METRICS, markdown_table, mean_interval, metrics, paired_difference, report
 
 
 @dataclass(frozen=True)
@@ -272,6 +272,17 @@ class TestPairedDifference:
         alone = [metrics(model, self.TRUTH, self.TRUTH, artists)["mae"] for model in (first, second)]
         assert alone[0]["low"] < alone[1]["high"]
         assert paired_difference(first, second, self.TRUTH, self.TRUTH, artists)["mae"]["high"] < 0
+
+
+class TestMeanInterval:
+    def test_it_is_the_mean_within_an_interval_that_few_artists_widen(self):
+        values = (np.arange(240) // 12 % 2).astype(float)
+        few, many = mean_interval(values, np.arange(240) // 12), mean_interval(values, np.arange(240))
+        assert few["value"] == many["value"] == 0.5
+        assert few["low"] < many["low"] < 0.5 < many["high"] < few["high"]
+
+    def test_of_two_sums_the_larger_clips_weigh_more(self):
+        assert mean_interval(np.array([1.0, 0.0]), ["a", "b"], over=np.array([3.0, 1.0]))["value"] == 0.25
 
 
 def test_a_table_has_a_line_for_each_report_and_metrics():
