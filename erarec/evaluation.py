@@ -9,6 +9,7 @@ resample is then one row of counts times a table of sums, and a thousand of them
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,6 +23,7 @@ from erarec.clips import (
     Clip,
     FeatureCache,
     Features,
+    Material,
     TextTable,
     build_biographies,
     read_manifest,
@@ -413,6 +415,30 @@ def all_answers(
             part["text_embedding"] = outputs.text_embedding
         parts.append(part)
     return {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]}
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A question to a model: what it hears, and whether it is told the artist."""
+
+    name: str
+    hearing: str = "clean"
+    with_sound: bool = True
+    with_artist: bool = False
+
+    def of(
+        self, model: EraModel, material: Material, clips: np.ndarray, texts: np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
+        """:func:`all_answers` of some clips, with each clip's own biography or that of ``texts``."""
+        heard, biographies = material.features[self.hearing], material.biographies
+        if not self.with_artist or biographies is None:
+            return all_answers(model, heard, clips=clips, with_sound=self.with_sound)
+        texts = biographies.whole if texts is None else texts
+        return all_answers(model, heard, biographies.table, texts, clips, self.with_sound)
+
+
+SOUND = Ask("sound alone")
+BOTH = Ask("sound and artist", with_artist=True)
 
 
 def evaluate_manifest(
