@@ -125,7 +125,7 @@ def plan(folds: Sequence[int], full: bool) -> dict[str, list[Experiment]]:
 
 def tower(settings: Settings) -> str:
     """What a model hears through, in words."""
-    return f"{' and '.join(settings.towers)} tower"
+    return f"{' and '.join(settings.towers).replace('cnn', 'CNN')} tower"
 
 
 def shrink(sections: dict[str, list[Experiment]]) -> dict[str, list[Experiment]]:

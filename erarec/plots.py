@@ -48,7 +48,7 @@ def sweeps(path: Path, panels: Mapping[str, Mapping[str, Score]], unit: str) -> 
         value, low, high = (100 * np.array([row[key] for row in rows.values()]) for key in _KEYS)
         axes.errorbar(places, value, [value - low, high - value], fmt="o", color=COLOURS[0], capsize=3)
         axes.axhline(0, color=GREY, linewidth=1)
-        axes.set_xticks(places, [label.split(" ")[-1] for label in rows])
+        axes.set_xticks(places, list(rows))
         axes.set_xlim(-0.5, len(rows) - 0.5)
         axes.set_title(name, fontsize=9)
     figure.axes[0].set_ylabel(unit)
@@ -94,7 +94,7 @@ def confusions(path: Path, groups: Sequence[str], panels: Mapping[str, np.ndarra
         ticks = np.arange(len(groups)) + 0.5
         axes.set_xticks(ticks, groups, rotation=90)
         axes.set_yticks(ticks, groups)
-        axes.invert_yaxis()
+        axes.set_ylim(len(groups), 0)  # shared: to invert it twice would undo it
         axes.set_aspect("equal")
         axes.grid(visible=False)
         axes.set_title(name, fontsize=9)
@@ -120,16 +120,18 @@ def within(path: Path, errors: Mapping[str, np.ndarray]) -> None:
 
 
 @mpl.rc_context(STYLE)
-def against_chance(path: Path, rows: Mapping[str, Score], chances: Mapping[str, float], unit: str) -> None:
-    """Shares with their intervals, and a cross where chance alone would be."""
+def shares(
+    path: Path, rows: Mapping[str, Score], unit: str, chances: Mapping[str, float] | None = None
+) -> None:
+    """Shares of the clips with their intervals, and a cross where chance alone would be."""
     figure, axes = _figure(7, 1 + 0.28 * len(rows))
     _points(axes, rows, scale=100)
-    axes.scatter(
-        [100 * chances[name] for name in rows], range(len(rows)), marker="x", color=GREY, label="by chance"
-    )
+    if chances is not None:
+        places = [100 * chances[name] for name in rows]
+        axes.scatter(places, range(len(rows)), marker="x", color=GREY, label="by chance", zorder=3)
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     axes.set_xlim(left=0)
     axes.set_xlabel(unit)
-    axes.legend(frameon=False)
     _save(figure, path)
 
 

@@ -6,7 +6,6 @@ Every sentence holds whatever the numbers are: what an effect is called follows 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -234,8 +233,11 @@ class Results:
         for name in ("alpha", "tau", "beta"):
             changes = self.changes_from_first(name)
             gaps |= self.section(name, changes)
-            points = _points(changes).items()
-            panels[name] = {row: score for row, score in points if not row.endswith(QUESTIONS["sound"])}
+            panels[name] = {
+                row.split(":")[0].split(" ")[-1]: score  # the value alone
+                for row, score in _points(changes).items()
+                if not row.endswith(QUESTIONS["sound"])
+            }
         plots.sweeps(self.figures / "sweeps.svg", panels, POINTS)
         return gaps
 
@@ -289,12 +291,8 @@ class Results:
                     chances[DECADES[decade]] = float(chance[here].mean())
         if not rows:
             return {"alignment": FEW_TEXTS}
-        plots.against_chance(
-            self.figures / "alignment.svg",
-            in_figure,
-            chances,
-            "own text nearest to the sound, % of the clips",
-        )
+        unit = "own text nearest to the sound, % of the clips"
+        plots.shares(self.figures / "alignment.svg", in_figure, unit, chances)
         headings = ["", "run", "clips", "own text nearest", "by chance", "others' texts farther"]
         figure = "![By decade, how often a clip's own text is nearest, and by chance](results/alignment.svg)"
         return {"alignment": f"{table(headings, rows)}\n{figure}\n"}
@@ -387,8 +385,7 @@ class Results:
             rows.append([said.name, *cells, f"{macro[0]:.1f}", f"{100 * macro[1]:.0f} %"])
         figures = {f"{name}, before {MODERN}": score for name, score in early.items()}
         figures |= {f"{name}, since": score for name, score in late.items()}
-        none: Any = {name: float("nan") for name in figures}
-        plots.against_chance(self.figures / "imbalance.svg", figures, none, "within 3 years, % of the clips")
+        plots.shares(self.figures / "imbalance.svg", figures, "within 3 years, % of the clips")
         headings = ["", f"error before {MODERN}", "within 3 years", f"error since {MODERN}", "within 3 years"]
         headings += ["error, mean of decades", "within 3 years, mean of decades"]
         before = int((self.year[[clip.scored for clip in self.place.clips]] < MODERN).sum())
@@ -446,9 +443,8 @@ class Results:
             rows.append(
                 [said.name, alignments, random, spread, _percent(score), f"{100 * chance:.0f} %", clusters]
             )
-        plots.against_chance(
-            self.figures / "spaces.svg", scores, chances, "nearest neighbour within 3 years, % of the clips"
-        )
+        unit = "nearest neighbour within 3 years, % of the clips"
+        plots.shares(self.figures / "spaces.svg", scores, unit, chances)
         first, second = (hits_of[row.name] for row in self.sections["ours"][:2])
         change = self._change_of_hits(*first, *second)
         points = "{value:+.1f} points, {low:+.1f} to {high:+.1f}".format(
