@@ -147,7 +147,7 @@ class Workplace:
     Attributes:
         data: a folder with clips.csv (see ``clips.read_manifest``) and, where there are any, songs.csv and
             biographies.jsonl.
-        work: also looked through for finished checkpoints, as ``tools/build_models`` leaves them.
+        work: also looked through for checkpoints as ``tools/build_models`` leaves them, of the same data.
         quick: take a few clips and songs.
     """
 
@@ -283,7 +283,7 @@ def _keep_answers(training: Training) -> None:
         members = np.array([clip.fold != fold for clip in material.clips])
         sides = place.sides / f"fold-{fold}-{place.digest}"
         model, _ = train(material, settings, members, state, place.device, place.precision, sides)
-    answers = fold_answers(model, material, fold)
+    answers = fold_answers(model.to(resolve_device(place.device)), material, fold)
     kept.parent.mkdir(parents=True, exist_ok=True)
     new = kept.with_suffix(".new.npz")
     np.savez_compressed(new, **answers)  # type: ignore[arg-type]

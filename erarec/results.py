@@ -30,6 +30,7 @@ TEMPLATE = Path(__file__).with_suffix(".md")
 SHOWN = ("mae", "within_3", "decade")  # of METRICS, in the tables
 QUESTIONS = {"sound": "sound alone", "both": "sound and artist"}
 FAR = 10  # years of error from which an answer is far off
+FEWEST = 5  # clips of a decade that is drawn
 MODERN = 2000  # the years before it are the paper's imbalanced ones
 FEW_TEXTS = "Not enough clips have a text.\n"
 POINTS = "change within 3 years, points"
@@ -138,22 +139,21 @@ class Results:
         extra: Mapping[str, Metrics] | None = None,
     ) -> str:
         """A line a row and question, with ``changes`` in two columns more, and ``extra`` lines at the end."""
-        lines = []
-        for row in rows:
-            if not row.folds:
-                lines.append([row.name, row.how, *[""] * (1 + len(SHOWN))])
-            for said in self.all_said([row]):
-                score = self.score(said)
-                cells = [f"{len(np.unique(said.answers.clips)):,}", *(cell(m, score[m]) for m in SHOWN)]
-                lines.append([said.name, row.how, *cells])
-                if changes is not None:
-                    lines[-1] += _change_cells(changes[said.name]) if said.name in changes else ["", ""]
-        for name, score in (extra or {}).items():
-            lines.append([name, "", f"{score['n']:,}", *(cell(metric, score[metric]) for metric in SHOWN)])
         headings = ["", "run", "clips", *(METRICS[metric] for metric in SHOWN)]
         if changes is not None:
             headings += ["change, points within 3 years", "change, years of error"]
-        return table(headings, lines)
+        lines = []
+        for row in rows:
+            if not row.folds:
+                lines.append([row.name, row.how])
+            for said in self.all_said([row]):
+                score = self.score(said)
+                cells = [f"{len(np.unique(said.answers.clips)):,}", *(cell(m, score[m]) for m in SHOWN)]
+                change = _change_cells(changes[said.name]) if changes and said.name in changes else []
+                lines.append([said.name, row.how, *cells, *change])
+        for name, score in (extra or {}).items():
+            lines.append([name, "", f"{score['n']:,}", *(cell(metric, score[metric]) for metric in SHOWN)])
+        return table(headings, [line + [""] * (len(headings) - len(line)) for line in lines])
 
     def changes_from_first(self, section: str) -> dict[str, Metrics]:
         """What each row of a section changes against the first, by question where the models read."""
@@ -287,6 +287,8 @@ class Results:
                 in_figure["all"], chances["all"] = score, float(chance.mean())
                 for decade in np.unique(decades):
                     here = decades == decade
+                    if here.sum() < FEWEST:
+                        continue
                     in_figure[DECADES[decade]] = mean_interval(first[here], artists[here])
                     chances[DECADES[decade]] = float(chance[here].mean())
         if not rows:
@@ -414,7 +416,7 @@ class Results:
                     continue
                 score = self.score(said.of(said.answers.where(here)))
                 cells.append(cell("within_3", score["within_3"]))
-                lines[said.name].append(score["mae"]["value"])
+                lines[said.name].append(score["mae"]["value"] if here.sum() >= FEWEST else float("nan"))
             rows.append([DECADES[decade], f"{counts[decade]:,}", *cells])
         plots.by_group(self.figures / "decades.svg", names, lines, METRICS["mae"], boundary=f"{MODERN}s")
         panels = {}

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from erarec import evaluation, years
-from erarec.evaluation import METRICS, markdown_table, mean_interval, metrics, paired_difference, report
+from erarec.evaluation import (
+    METRICS,
+    describe_change,
+    markdown_table,
+    mean_interval,
+    metrics,
+    paired_difference,
+    report,
+)
 
 
 @dataclass(frozen=True)
@@ -272,6 +280,26 @@ class TestPairedDifference:
         alone = [metrics(model, self.TRUTH, self.TRUTH, artists)["mae"] for model in (first, second)]
         assert alone[0]["low"] < alone[1]["high"]
         assert paired_difference(first, second, self.TRUTH, self.TRUTH, artists)["mae"]["high"] < 0
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "hits", "error"),
+    [
+        (1.0, 3.0, "adds 200.0 points within 3 years (+100.0 to +300.0)", "adds 2.00 years of error"),
+        (-3.0, -1.0, "costs 200.0 points within 3 years (-300.0 to -100.0)", "takes 2.00 years of error"),
+        (
+            -1.0,
+            3.0,
+            "no measurable effect within 3 years (+100.0 points,",
+            "no measurable effect on the error",
+        ),
+    ],
+)
+def test_a_change_is_called_what_its_interval_allows(low: float, high: float, hits: str, error: str):
+    score = {"value": (low + high) / 2, "low": low, "high": high}
+    first, second = describe_change({"within_3": score, "mae": score}).split("; ")
+    assert first.startswith(hits)
+    assert second.startswith(error)
 
 
 class TestMeanInterval:
