@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
 from io import TextIOWrapper
@@ -380,6 +380,8 @@ def reproduce(
         trained = run([row for rows in sections.values() for row in rows], place)
     except (OSError, ValueError) as error:
         _refuse(f"{error}")
+    except BrokenExecutor:
+        _refuse("A training was ended, perhaps for want of memory. The same command goes on from here.")
     except KeyboardInterrupt:
         _note("Stopped. The same command goes on from here.")
         raise typer.Exit(130) from None

@@ -34,6 +34,7 @@ ALPHAS = (0.05, 0.2, 0.5, 1.0)  # and 0, which is L_MLE alone
 BETAS = (0.05, 0.2, 0.5, 1.0)
 TEMPERATURES = (0.05, 0.1, 0.2, 0.5)
 QUICK_CLIPS, QUICK_SONGS = 48, 200
+WORKERS = 8  # at most: each holds all texts' tokens, about 1 GB
 
 Training = tuple[Settings, int]  # how, and the fold that is left out and asked about
 
@@ -221,7 +222,7 @@ def run(experiments: Iterable[Experiment], place: Workplace) -> int:
     with (
         Progress(*columns, console=PROGRESS) as progress,
         ProcessPoolExecutor(
-            max_workers=os.cpu_count() if on_cpu else 1,
+            max_workers=min(os.cpu_count() or 1, WORKERS) if on_cpu else 1,
             mp_context=multiprocessing.get_context("spawn"),
             initializer=_start_worker,
             initargs=(replace(place), on_cpu),  # a copy that has read nothing yet

@@ -29,6 +29,7 @@ from erarec.years import DECADES, FIRST_YEAR, WINDOW, YEAR_COUNT, best_year, era
 TEMPLATE = Path(__file__).with_suffix(".md")
 SHOWN = ("mae", "within_3", "decade")  # of METRICS, in the tables
 QUESTIONS = {"sound": "sound alone", "both": "sound and artist"}
+STEPS = ("L_EC", "training with the artist, at sound alone", "telling the artist")
 FAR = 10  # years of error from which an answer is far off
 FEWEST = 5  # clips of a decade that is drawn
 MODERN = 2000  # the years before it are the paper's imbalanced ones
@@ -196,7 +197,6 @@ class Results:
 
     def steps(self) -> dict[str, str]:
         paper, ours = self.sections["paper"], self.sections["ours"]
-        said = self.all_said(ours)
         scored = [clip for clip in self.place.clips if clip.scored]
         certain = np.full((len(scored), YEAR_COUNT), 1 / YEAR_COUNT)
         baselines = report(scored, certain, out_of_fold=True)["baselines"]
@@ -204,18 +204,13 @@ class Results:
             "always the median year": baselines["median"],
             "always the source's own median year": baselines["source_median"],
         }
-        floor, suc, sound, both = said
-        steps = {
-            f"L_EC, {tower(ours[0].settings)}": self.change(floor, suc),
-            "training with the artist, at sound alone": self.change(suc, sound),
-            "telling the artist": self.change(sound, both),
-            f"{tower(ours[0].settings)} in place of the {tower(paper[0].settings)}": self.change(
-                self.said(paper[0]), floor
-            ),
-        }
-        run = self.all_said(paper[1:])
-        for before, after in zip([self.said(paper[0]), *run], run, strict=False):
-            steps[after.name] = self.change(before, after)
+        steps = {}
+        for rows in (paper, ours):
+            said = self.all_said(rows)
+            for step, before, after in zip(STEPS, said, said[1:], strict=False):
+                steps[f"{step}, {tower(rows[0].settings)}"] = self.change(before, after)
+        swap = f"{tower(ours[0].settings)} in place of the {tower(paper[0].settings)}"
+        steps[swap] = self.change(self.said(paper[0]), self.said(ours[0]))
         plots.changes(self.figures / "steps.svg", _points(steps), POINTS)
         return {
             "steps_table": self.scores_table([*paper, *ours], extra=extra),
