@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
 from io import TextIOWrapper
@@ -336,6 +336,59 @@ def evaluate(
         _note(f"{clip} cannot be read.")
     if result["unreadable"]:
         raise typer.Exit(1)
+
+
+@app.command()
+def reproduce(
+    data: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATA", help="Folder with clips.csv (a manifest), songs.csv and biographies.jsonl."
+        ),
+    ],
+    work: Annotated[
+        Path, typer.Option(help="Folder for what is finished; checkpoints of make models are taken from it.")
+    ] = Path("build/models"),
+    full: Annotated[
+        bool | None,
+        typer.Option(
+            "--full/--cheap",
+            help="Every experiment on all folds with three seeds, or what two processors do in an hour.",
+            show_default="full where there is a CUDA GPU",
+        ),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Only see that all of it works, and write into the work folder.")
+    ] = False,
+    device: DeviceOption = Device.AUTO,
+) -> None:
+    """Run the paper's experiments and write docs/results.md.
+
+    Interrupted, it goes on where it was when it is started again.
+    """
+    from erarec.experiments import Workplace, plan, run, shrink
+    from erarec.models import resolve_device
+    from erarec.results import write_results
+
+    try:
+        if full is None:
+            full = not quick and resolve_device(device.value).type == "cuda"
+        place = Workplace(data, work, device.value, Precision.AUTO.value, quick)
+        sections = plan(place.folds, full)
+        if quick:
+            sections = shrink(sections)
+        trained = run([row for rows in sections.values() for row in rows], place)
+    except (OSError, ValueError) as error:
+        _refuse(f"{error}")
+    except BrokenExecutor:
+        _refuse("A training was ended, perhaps for want of memory. The same command goes on from here.")
+    except KeyboardInterrupt:
+        _note("Stopped. The same command goes on from here.")
+        raise typer.Exit(130) from None
+    out = work / "results.md" if quick else erarec.ASSETS.parent / "docs" / "results.md"
+    how = "--quick" if quick else "--full" if full else "--cheap"
+    write_results(sections, place, out, f"erarec reproduce DATA {how}")
+    _note(f"{out}: {trained} trainings.")
 
 
 @app.command(name="map")

@@ -9,6 +9,7 @@ resample is then one row of counts times a table of sums, and a thousand of them
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp, softmax
+from torch import Tensor
 
 import erarec
 from erarec import years
@@ -23,6 +25,7 @@ from erarec.clips import (
     Clip,
     FeatureCache,
     Features,
+    Material,
     TextTable,
     build_biographies,
     read_manifest,
@@ -245,6 +248,59 @@ def paired_difference(
     }
 
 
+def mean_interval(
+    values: np.ndarray,
+    artists: Sequence[str] | np.ndarray,
+    over: np.ndarray | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, float]:
+    """The mean of one number a clip, and its 95 % interval over artists; with ``over``, sum over sum.
+
+    Shape: values, artists and over [N] -> {"value", "low", "high"}. Raises ValueError when N is 0.
+
+    Example: half of the way, each artist's in its own proportion.
+
+        >>> mean_interval(np.array([1.0, 3.0]), ["a", "b"], over=np.array([2.0, 6.0]))
+        {'value': 0.5, 'low': 0.5, 'high': 0.5}
+    """
+    over = np.ones(len(values)) if over is None else over
+    sums, resampled = _bootstrap(np.column_stack([values, over]), artists, resamples, seed)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return _interval(sums[0] / sums[1], resampled[:, 0] / resampled[:, 1])
+
+
+def describe_change(change: Metrics) -> str:
+    """A :func:`paired_difference` in words: what it adds or costs, or that its interval holds 0.
+
+    Example:
+
+        >>> up = {"value": 0.21, "low": 0.19, "high": 0.24}
+        >>> none = {"value": -0.1, "low": -0.3, "high": 0.1}
+        >>> print(*describe_change({"within_3": up, "mae": none}).split("; "), sep="\\n")
+        adds 21.0 points within 3 years (+19.0 to +24.0)
+        no measurable effect on the error (-0.10 years, -0.30 to +0.10)
+    """
+    hits = {name: 100 * value for name, value in change["within_3"].items()}
+    error = change["mae"]
+    if holds_zero(hits):
+        first = "no measurable effect within 3 years ({value:+.1f} points, {low:+.1f} to {high:+.1f})"
+    else:
+        verb = "adds" if hits["value"] > 0 else "costs"
+        first = f"{verb} {abs(hits['value']):.1f} points within 3 years ({{low:+.1f}} to {{high:+.1f}})"
+    if holds_zero(error):
+        second = "no measurable effect on the error ({value:+.2f} years, {low:+.2f} to {high:+.2f})"
+    else:
+        verb = "adds" if error["value"] > 0 else "takes"
+        second = f"{verb} {abs(error['value']):.2f} years of error ({{low:+.2f}} to {{high:+.2f}})"
+    return f"{first.format(**hits)}; {second.format(**error)}"
+
+
+def holds_zero(score: Mapping[str, float]) -> bool:
+    """Whether nothing is within the interval, so that no effect was measured."""
+    return score["low"] <= 0 <= score["high"]
+
+
 def markdown_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     """A README's table: a line for each named report (of which it takes "overall") or METRICS.
 
@@ -254,21 +310,21 @@ def markdown_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
         >>> markdown_table({"ours": {"n": 8} | dict.fromkeys(METRICS, half)}).splitlines()[-1][:43]
         '| ours | 8 | 0.5 (0.4–0.7) | 50 % (40–70) |'
     """
-    headings = ["", "clips", *METRICS.values()]
-    lines = [_line(headings), _line(["---"] + ["---:"] * (len(headings) - 1))]
+    cells = []
     for name, row in rows.items():
         scores = row.get("overall", row)
-        lines.append(
-            _line([name, f"{scores['n']:,}", *(_cell(metric, scores[metric]) for metric in METRICS)])
-        )
-    return "\n".join(lines) + "\n"
+        cells.append([name, f"{scores['n']:,}", *(cell(metric, scores[metric]) for metric in METRICS)])
+    return table(["", "clips", *METRICS.values()], cells)
 
 
-def _line(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown: the first column to the left, the others to the right."""
+    lines = [headings, ["---"] + ["---:"] * (len(headings) - 1), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-def _cell(metric: str, score: Mapping[str, float]) -> str:
+def cell(metric: str, score: Mapping[str, float]) -> str:
+    """One of METRICS with its interval, as tables show it."""
     value, low, high = score["value"], score["low"], score["high"]
     if metric == "mae":
         return f"{value:.1f} ({low:.1f}–{high:.1f})"
@@ -360,10 +416,29 @@ def answer_clips(
     Shape: -> probabilities [M, 140] float32 and embeddings [M, 64] float32, in the order of ``clips``. A clip
     without excerpts (unreadable) and without a text gets what the model says of nothing.
     """
+    answers = all_answers(model, heard, table, texts, clips, with_sound, batch_size)
+    return answers["years"], answers["embedding"]
+
+
+def all_answers(
+    model: EraModel,
+    heard: Features,
+    table: TextTable | None = None,
+    texts: np.ndarray | None = None,
+    clips: np.ndarray | None = None,
+    with_sound: bool = True,
+    batch_size: int = 64,
+) -> dict[str, np.ndarray]:
+    """As :func:`answer_clips`, with all that a model has to say, each float32.
+
+    Shape: -> "years" [M, 140] and "embedding" [M, 64]; of a model that reads also "artist_years" [M, 140],
+    "sound_embedding" and "text_embedding" [M, 64], and "artist_share" [M], attention on the text. The years
+    are probabilities.
+    """
     device = next(model.parameters()).device
     clips = np.arange(len(heard.first) - 1) if clips is None else clips
     towers = tuple(model.sound_encoder.towers)
-    probabilities, embeddings = [], []
+    parts: list[dict[str, Tensor]] = []
     for first in range(0, len(clips), batch_size):
         batch = clips[first : first + batch_size]
         spans = [np.arange(heard.first[clip], heard.first[clip + 1]) for clip in batch]
@@ -374,9 +449,44 @@ def answer_clips(
             vars(inputs).update(words)
         with torch.inference_mode():
             outputs = model(inputs.to(device))
-        probabilities.append(outputs.years.exp().cpu().numpy())
-        embeddings.append(outputs.embedding.cpu().numpy())
-    return np.concatenate(probabilities), np.concatenate(embeddings)
+        part = {"years": outputs.years.exp(), "embedding": outputs.embedding}
+        if outputs.artist_years is not None:
+            sound_tokens = inputs.present.shape[1] * len(towers)
+            part["artist_years"] = outputs.artist_years.exp()
+            part["artist_share"] = outputs.attention[:, sound_tokens:].sum(1)
+            part["sound_embedding"] = outputs.sound_embedding
+            part["text_embedding"] = outputs.text_embedding
+        parts.append(part)
+    return {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]}
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A question to a model: what it hears, and whether it is told the artist."""
+
+    name: str
+    hearing: str = "clean"
+    with_sound: bool = True
+    with_artist: bool = False
+
+    @property
+    def state(self) -> str:
+        """What the answer is from, of models.STATES."""
+        return "both" if self.with_sound and self.with_artist else "sound" if self.with_sound else "artist"
+
+    def of(
+        self, model: EraModel, material: Material, clips: np.ndarray, texts: np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
+        """:func:`all_answers` of some clips, with each clip's own biography or that of ``texts``."""
+        heard, biographies = material.features[self.hearing], material.biographies
+        if not self.with_artist or biographies is None:
+            return all_answers(model, heard, clips=clips, with_sound=self.with_sound)
+        texts = biographies.whole if texts is None else texts
+        return all_answers(model, heard, biographies.table, texts, clips, self.with_sound)
+
+
+SOUND = Ask("sound alone")
+BOTH = Ask("sound and artist", with_artist=True)
 
 
 def evaluate_manifest(

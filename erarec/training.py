@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -55,6 +55,7 @@ class Settings:
     alpha: float = 0.2  # weight of L_EC
     beta: float = 0.2  # weight of L_MMC
     temperature: float = 0.1
+    denominator: Literal["pair", "negatives", "all"] = "pair"  # of L_EC
     sound_epochs: int = 40  # of each side alone, before both together
     artist_epochs: int = 2
     artist_batch_size: int = 256
@@ -92,7 +93,7 @@ def prepare(
     # Named by all that it is made of, so that it is made anew when any of that changes.
     library = LIBRARY.stat()
     parts = [clips, songs, sorted((leads or {}).items()), library.st_size, library.st_mtime_ns]
-    kept = cache / f"biographies-{hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()}.npz"
+    kept = cache / f"biographies-{fingerprint(parts)}.npz"
     if not kept.exists():
         biographies = build_biographies(clips, songs, leads or {}, ArtistLibrary.load(), BiographyReader(on))
         biographies.save(kept)
@@ -106,6 +107,7 @@ def train(
     state: Path | None = None,
     device: str = "auto",
     precision: str = "no",
+    sides: Path | None = None,
 ) -> tuple[EraModel, Config]:
     """Train one model.
 
@@ -115,6 +117,8 @@ def train(
         state: a folder for the state after each epoch, from which an interrupted run goes on.
         device: "auto", "cpu", "cuda" or "mps".
         precision: "no", "bf16", "fp16", or "auto", bfloat16 where the hardware has it.
+        sides: a folder that keeps AudioArt-MMC's sides as they are before both are trained together, for
+            other runs on the same material and members; what these may differ in is in their names there.
 
     Returns the trained model on the CPU, ready to answer, and its config.
     Raises ValueError when there is nothing to train on, or no such device.
@@ -139,13 +143,15 @@ def train(
             raise ValueError(f"{settings.model} is trained with biographies.")
         held_out = {clip.artist_key for clip, member in zip(clips, members, strict=True) if not member}
         allowed = np.array([song.artist_key not in held_out for song in material.songs], bool)
-        sound = default_settings(AudioSUC.name, settings.seed)
-        sound = replace(sound, towers=settings.towers, epochs=settings.sound_epochs)
+        sides = sides or state
+        artist, sound = side_settings(settings)
+        kept = sides and sides / f"artist-{fingerprint(artist)}"
+        _fit_artist_side(accelerator, model, material.songs, allowed, biographies, artist, kept)
         if sound.epochs:
-            trained, _ = train(material, sound, members, state and state / "sound", device, precision)
+            kept = sides and sides / f"sound-{fingerprint(sound)}"
+            trained, _ = train(material, sound, members, kept, device, precision)
             model.sound_encoder.load_state_dict(trained.sound_encoder.state_dict())
             model.sound_head.load_state_dict(trained.sound_head.state_dict())
-        _fit_artist_side(accelerator, model, material.songs, allowed, biographies, settings, state)
 
     texts = biographies if model.reads_text else None
     batches = ClipBatches(labels, features, train_clips, weights, settings, texts)
@@ -161,6 +167,31 @@ def train(
         title=settings.model,
     )
     return accelerator.unwrap_model(model).cpu().eval(), config
+
+
+def side_settings(settings: Settings) -> tuple[Settings, Settings]:
+    """How AudioArt-MMC's artist and sound sides are trained alone, before both together.
+
+    The artist side's are the model's own, less what is of no consequence to it. The sound side is trained as
+    AudioSUC is, with the model's L_EC: where that is left out, it is left out everywhere.
+    """
+    plain = Settings(settings.model)
+    of_both = ("epochs", "alpha", "beta", "temperature", "denominator")
+    artist = replace(settings, **{name: getattr(plain, name) for name in of_both})
+    sound = replace(
+        default_settings(AudioSUC.name, settings.seed),
+        towers=settings.towers,
+        epochs=settings.sound_epochs,
+        alpha=settings.alpha,
+        temperature=settings.temperature,
+        denominator=settings.denominator,
+    )
+    return artist, sound
+
+
+def fingerprint(thing: object) -> str:
+    """A file name for something, the same for whatever is written the same: 16 hexadecimal digits."""
+    return hashlib.blake2b(repr(thing).encode(), digest_size=8).hexdigest()
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
@@ -284,7 +315,7 @@ class ClipLoss:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.likelihood = MaximumLikelihoodLoss()
-        self.era = EraContrastiveLoss(settings.temperature)
+        self.era = EraContrastiveLoss(settings.temperature, settings.denominator)
         self.multimodal = MultimodalContrastiveLoss(settings.temperature)
 
     def __call__(self, model: nn.Module, inputs: Inputs, labels: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -365,7 +396,7 @@ def _fit_artist_side(
         epochs=settings.artist_epochs,
         groups=[{"params": [p for part in parts for p in part.parameters()], "lr": settings.learning_rate}],
         settings=settings,
-        state=state / "artist" if state else None,
+        state=state,
         title="artist side",
     )
 

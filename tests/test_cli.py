@@ -79,6 +79,7 @@ def test_the_version_is_the_package_s() -> None:
         ["annotate"],
         ["annotate", "a.mp3", "--format", "xml"],
         ["manifest", "no-such-folder"],
+        ["reproduce", "no-such-folder"],
         ["no-such-command"],
     ],
 )

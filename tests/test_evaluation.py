@@ -11,8 +11,10 @@ from erarec import evaluation, years
 from erarec.evaluation import (
     METRICS,
     at_temperature,
+    describe_change,
     fit_temperature,
     markdown_table,
+    mean_interval,
     metrics,
     paired_difference,
     report,
@@ -281,6 +283,37 @@ class TestPairedDifference:
         alone = [metrics(model, self.TRUTH, self.TRUTH, artists)["mae"] for model in (first, second)]
         assert alone[0]["low"] < alone[1]["high"]
         assert paired_difference(first, second, self.TRUTH, self.TRUTH, artists)["mae"]["high"] < 0
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "hits", "error"),
+    [
+        (1.0, 3.0, "adds 200.0 points within 3 years (+100.0 to +300.0)", "adds 2.00 years of error"),
+        (-3.0, -1.0, "costs 200.0 points within 3 years (-300.0 to -100.0)", "takes 2.00 years of error"),
+        (
+            -1.0,
+            3.0,
+            "no measurable effect within 3 years (+100.0 points,",
+            "no measurable effect on the error",
+        ),
+    ],
+)
+def test_a_change_is_called_what_its_interval_allows(low: float, high: float, hits: str, error: str):
+    score = {"value": (low + high) / 2, "low": low, "high": high}
+    first, second = describe_change({"within_3": score, "mae": score}).split("; ")
+    assert first.startswith(hits)
+    assert second.startswith(error)
+
+
+class TestMeanInterval:
+    def test_it_is_the_mean_within_an_interval_that_few_artists_widen(self):
+        values = (np.arange(240) // 12 % 2).astype(float)
+        few, many = mean_interval(values, np.arange(240) // 12), mean_interval(values, np.arange(240))
+        assert few["value"] == many["value"] == 0.5
+        assert few["low"] < many["low"] < 0.5 < many["high"] < few["high"]
+
+    def test_of_two_sums_the_larger_clips_weigh_more(self):
+        assert mean_interval(np.array([1.0, 0.0]), ["a", "b"], over=np.array([3.0, 1.0]))["value"] == 0.25
 
 
 def test_a_table_has_a_line_for_each_report_and_metrics():

@@ -98,6 +98,29 @@ def test_a_seed_decides_the_run(material):
     assert not same(first, run(material, replace(settings, seed=1)))
 
 
+def test_runs_share_the_sides_that_they_have_in_common(material, tmp_path, monkeypatch):
+    settings = tiny("audioart-mmc", sound_epochs=1)
+    straight = run(material, replace(settings, beta=0.7))
+    run(material, settings, sides=tmp_path)
+    fit, fitted = training._fit, []
+
+    def spy(*arguments, state, **named):
+        fitted.append((named["title"], state is not None and (state / "state").exists()))
+        fit(*arguments, state=state, **named)
+
+    monkeypatch.setattr(training, "_fit", spy)
+    assert same(run(material, replace(settings, beta=0.7), sides=tmp_path), straight)
+    assert fitted == [("artist side", True), ("audio-suc", True), ("audioart-mmc", False)]
+    fitted.clear()
+    run(material, replace(settings, alpha=0.0), sides=tmp_path)
+    assert fitted == [("artist side", True), ("audio-suc", False), ("audioart-mmc", False)]
+
+
+def test_the_denominator_is_the_settings(material):
+    first, second = (run(material, tiny("audio-suc", denominator=name)) for name in ("pair", "negatives"))
+    assert not same(first, second)
+
+
 def test_training_learns_its_clips(material):
     clips, features, _, biographies = material
     settings = tiny("audioart-mmc", epochs=60, without_text=0.0, without_sound=0.0)

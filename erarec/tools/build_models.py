@@ -22,8 +22,11 @@ from erarec import ASSETS, CHECKPOINTS
 from erarec.artist import FOLDS
 from erarec.clips import Clip, FeatureCache, Material, read_leads, read_manifest, read_songs
 from erarec.evaluation import (
-    answer_clips,
+    BOTH,
+    SOUND,
+    Ask,
     at_temperature,
+    describe_change,
     fit_temperature,
     map_manifest,
     markdown_table,
@@ -32,7 +35,7 @@ from erarec.evaluation import (
     temperatures_by_fold,
 )
 from erarec.familiarity import FAMILIARITY, Familiarity
-from erarec.models import STATES, EraModel, load_checkpoint, resolve_device, save_checkpoint
+from erarec.models import STATES, load_checkpoint, resolve_device, save_checkpoint
 from erarec.prediction import EraRecognizer
 from erarec.training import Settings, clear_state, default_settings, prepare, train
 from erarec.years import YEAR_COUNT
@@ -64,37 +67,13 @@ RUNS = [
 ]
 
 
-@dataclass(frozen=True)
-class Ask:
-    """A question to a model: what it hears, and whether it is told the artist."""
-
-    name: str
-    hearing: str = "clean"
-    with_sound: bool = True
-    with_artist: bool = False
-
-    @property
-    def state(self) -> str:
-        """What the answer is from, of models.STATES."""
-        return "both" if self.with_sound and self.with_artist else "sound" if self.with_sound else "artist"
-
-    def of(self, model: EraModel, material: Material, clips: np.ndarray) -> np.ndarray:
-        table = texts = None
-        if self.with_artist and material.biographies is not None:
-            table, texts = material.biographies.table, material.biographies.whole
-        heard = material.features[self.hearing]
-        return answer_clips(model, heard, table, texts, clips, self.with_sound)[0]
-
-
-SOUND = Ask("sound alone")
-PHONE = Ask("sound alone, through the phone", hearing="phone")
-BOTH = Ask("sound and artist", with_artist=True)
+SOUND_PHONE = Ask("sound alone, through the phone", hearing="phone")
 BOTH_PHONE = Ask("sound and artist, through the phone", hearing="phone", with_artist=True)
 ARTIST = Ask("artist alone", with_sound=False, with_artist=True)
 
 
 def asks(run: Run) -> list[Ask]:
-    return [SOUND, PHONE, *([BOTH, BOTH_PHONE, ARTIST] if run.settings.model == "audioart-mmc" else [])]
+    return [SOUND, SOUND_PHONE, *([BOTH, BOTH_PHONE, ARTIST] if run.settings.model == "audioart-mmc" else [])]
 
 
 def build(run: Run, material: Material, work: Path, device: str, precision: str) -> dict[str, np.ndarray]:
@@ -121,7 +100,7 @@ def build(run: Run, material: Material, work: Path, device: str, precision: str)
         model, _ = load_checkpoint(path)
         test = np.flatnonzero(folds == fold)
         for ask in asks(run):
-            answers[ask.name][test] = ask.of(model, material, test)
+            answers[ask.name][test] = ask.of(model, material, test)["years"]
     np.savez_compressed(kept, **cast(dict[str, Any], answers))
     return answers
 
@@ -171,11 +150,7 @@ def differences(clips: list[Clip], answers: dict[str, dict[str, np.ndarray]]) ->
         if run in answers and other in answers:
             first, second = answers[run][ask][scored], answers[other][other_ask][scored]
             change = paired_difference(first, second, lo, hi, artists)
-            hits, error = change["within_3"], change["mae"]
-            points = "{value:+.1f} points within 3 years ({low:+.1f} to {high:+.1f})"
-            span = "{value:+.2f} years of error ({low:+.2f} to {high:+.2f})"
-            points = points.format(**{name: 100 * value for name, value in hits.items()})
-            yield f"- {what}: {points}, {span.format(**error)}"
+            yield f"- {what}: {describe_change(change)}"
 
 
 def write_card(run: Run, reports: dict[str, dict], everything: str, clips: list[Clip]) -> None:
