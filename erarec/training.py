@@ -518,7 +518,7 @@ def _fit(
                 if step % SHOWN_STEPS == 0 or step == steps:
                     text = "  ".join(f"{name} {value.item() / step:.3f}" for name, value in sums.items())
                     rate = ((epoch - done) * steps + step) / (time.perf_counter() - began)
-                    text = f"epoch {epoch + 1}/{epochs}  {text}  {rate:.1f} steps/s"
+                    text = f"epoch {epoch + 1}/{epochs}  {rate:.1f} steps/s  {text}"
                     progress.update(bar, losses=text)
             if accelerator.is_main_process:
                 _save_state(accelerator.unwrap_model(run), optimizer, schedule, epoch + 1, state)
