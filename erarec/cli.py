@@ -281,8 +281,8 @@ def train(
     from erarec.training import clear_state, default_settings, for_finetuning, prepare, train
 
     settings = default_settings(model, seed)
-    if encoder is not None:
-        settings = replace(settings, towers=("tagger",))
+    if encoder is not None and "tagger" not in settings.towers:
+        settings = replace(default_settings("audio-suc", seed), model=model)
     if finetune:
         settings = for_finetuning(settings)
     changes: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}

@@ -190,9 +190,10 @@ def _download(name: str, revision: str | None) -> Path:
 def _read(folder: Path, name: str) -> tuple[Any, Any]:
     """Network with its weights, and feature extractor, of a model's files. Raises ValueError, a sentence."""
     from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
-    from transformers.utils.logging import disable_progress_bar
+    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
     disable_progress_bar()
+    set_verbosity_error()  # weights of heads that are not used here are no news; missing ones are told below
     there = {"trust_remote_code": False, "local_files_only": True}
     if not (folder / "config.json").is_file():
         raise ValueError(f"{name} is no model that transformers can load.")
