@@ -6,8 +6,11 @@ import erarec
 from erarec.clips import Clip
 from erarec.models import Config
 
-LOSSES = {"audio-cnn": "L_MLE", "audio-suc": "L_MLE + alpha L_EC"}
-EVERYTHING = "L_MLE + alpha L_EC + beta L_MMC"
+LOSSES = {
+    "audio-cnn": "L_MLE",
+    "audio-suc": "L_MLE + alpha L_EC",
+    "audioart-mmc": "L_MLE + alpha L_EC + beta L_MMC",
+}
 
 
 def model_card(name: str, config: Config, clips: Sequence[Clip]) -> str:
@@ -25,7 +28,7 @@ def model_card(name: str, config: Config, clips: Sequence[Clip]) -> str:
         f"Tells when a recording was made: {config.model}, trained with erarec {erarec.__version__}.",
         "",
         f"- **Sound encoder:** {', '.join(_towers(config))}; one token for each excerpt of three seconds.",
-        f"- **Loss:** {LOSSES.get(config.model, EVERYTHING)}.",
+        f"- **Loss:** {LOSSES[config.model]}.",
         f"- **Data:** {len(clips):,} clips by {artists:,} artists, {first} to {last}.",
         f"- **Training:** {', '.join(f'{key} {value}' for key, value in settings.items())}.",
         "- **Answer:** a distribution over the years 1890 to 2029.",
