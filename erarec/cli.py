@@ -243,6 +243,15 @@ def train(
     towers: Annotated[
         str | None, typer.Option(help="Sound encoders: cnn, tagger or cnn,tagger.", show_default=False)
     ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HUB_ID",
+            help="An audio model (CLAP, AST, Wav2Vec2's kind) in the tagger's place: hub id[@revision] or "
+            "folder.",
+        ),
+    ] = None,
+    finetune: Annotated[bool, typer.Option("--finetune", help="Train the encoder too.")] = False,
     fold: Annotated[int | None, typer.Option(help="Leave the clips of this fold out.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, show_default=False)] = None,
     batch_size: Annotated[int | None, typer.Option(min=2, show_default=False)] = None,
@@ -258,21 +267,34 @@ def train(
 ) -> None:
     """Train a model on the clips of a manifest.
 
-    Interrupted, it goes on from the last whole epoch when it is started again.
+    Interrupted, it goes on from the last whole epoch when it is started again. Writes a model card beside the
+    checkpoint.
     """
     from dataclasses import replace
 
+    from accelerate import PartialState
+
+    from erarec.cards import model_card
     from erarec.clips import read_leads, read_manifest, read_songs
     from erarec.models import save_checkpoint
-    from erarec.training import clear_state, default_settings, prepare, train
+    from erarec.pretrained import Encoder
+    from erarec.training import clear_state, default_settings, for_finetuning, prepare, train
 
+    settings = default_settings(model, seed)
+    if encoder is not None and "tagger" not in settings.towers:
+        settings = replace(default_settings("audio-suc", seed), model=model)
+    if finetune:
+        settings = for_finetuning(settings)
     changes: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
     changes |= {"alpha": alpha, "beta": beta, "towers": tuple(towers.split(",")) if towers else None}
-    settings = replace(
-        default_settings(model, seed), **{name: value for name, value in changes.items() if value is not None}
-    )
+    settings = replace(settings, **{name: value for name, value in changes.items() if value is not None})
+    if finetune and encoder is None:
+        _refuse("--finetune trains the encoder that --encoder names.")
+    if encoder is not None and "tagger" not in settings.towers:
+        _refuse("--encoder stands in the place of the tagger, which is not among --towers.")
     try:
         clips = read_manifest(manifest)
+        found = None if encoder is None else Encoder.find(encoder, finetune)
         material = prepare(
             clips,
             settings,
@@ -280,13 +302,18 @@ def train(
             read_songs(songs) if songs else [],
             read_leads(leads) if leads else {},
             device.value,
+            found,
         )
         members = None if fold is None else [clip.fold != fold for clip in clips]
         state = out.with_suffix(".state")
         trained, config = train(material, settings, members, state, device.value, precision.value)
     except (OSError, ValueError) as error:
         _refuse(f"{error}")
+    if not PartialState().is_main_process:
+        return
     save_checkpoint(trained, config, out)
+    heard = [clip for clip in clips if clip.fold != fold]
+    out.with_suffix(".md").write_text(model_card(out.stem, config, heard), encoding="utf-8")
     clear_state(state)
     _note(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
 
@@ -316,7 +343,7 @@ def evaluate(
     recognizer = _load(model, device)
     try:
         with tempfile.TemporaryDirectory() as temporary:
-            features = FeatureCache(cache or Path(temporary), recognizer.device)
+            features = FeatureCache(cache or Path(temporary), recognizer.device, recognizer.config.encoder)
             result, rows = evaluate_manifest(recognizer, manifest, features, sound_only, through.value)
     except (OSError, ValueError) as error:
         _refuse(f"{error}")
@@ -409,7 +436,7 @@ def map_command(
     recognizer = _load(model, device)
     try:
         with tempfile.TemporaryDirectory() as temporary:
-            features = FeatureCache(cache or Path(temporary), recognizer.device)
+            features = FeatureCache(cache or Path(temporary), recognizer.device, recognizer.config.encoder)
             laid_out, agreement = map_manifest(recognizer, manifest, features, seed)
     except (OSError, ValueError) as error:
         _refuse(f"{error}")

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -28,7 +29,8 @@ from erarec.audio import (
     tagger_sound,
 )
 from erarec.damage import damage
-from erarec.encoders import MAX_TEXT_TOKENS, TEXT_WIDTH, BiographyReader, mask_sentences
+from erarec.encoders import MAX_TEXT_TOKENS, TEXT_WIDTH, BiographyReader, mask_sentences, mel_frames
+from erarec.pretrained import Encoder, PretrainedNetwork
 from erarec.tagger import TAGGER_FEATURES, Tagger, tagger_frames
 from erarec.years import FIRST_YEAR, LAST_YEAR
 
@@ -36,6 +38,7 @@ SCORED_YEARS = 2  # metrics are taken on clips whose years are known to within s
 DAMAGED_COPIES = 2  # of each clip, in training
 PROGRESS = Console(stderr=True)  # answers alone go to standard output
 CACHE_VERSION = 3  # raised when what is kept here would come out otherwise
+ENCODERS = 8  # at most so many processes hear clips through an encoder: each holds its weights
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,8 @@ class Features:
     """What the towers read of many clips, excerpt by excerpt, in one hearing (clean, or one damage).
 
     Attributes:
-        tagger: [X, 1756] float16, the frozen tagger's features of all clips' excerpts, one after the other.
+        tagger: [X, 1756] float16, the frozen tagger's features of all clips' excerpts, one after the other;
+            with an encoder in its place [X, width], or what it reads, [X, ...], where it is trained on.
         mel: [X, 224, 130] float16, log-mel, for the CNN tower; or None where no model needs it.
         seconds: [X] float32, how much of each excerpt is sound.
         first: [N + 1] int64: clip n's excerpts are first[n] to first[n + 1]. A clip that cannot be read has
@@ -131,11 +135,15 @@ class FeatureCache:
     Args:
         folder: where they are kept; arrays are mapped from there, not loaded.
         device: where mels and the tagger are computed.
+        encoder: what stands in the tagger's place, if anything does.
     """
 
-    def __init__(self, folder: Path, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, folder: Path, device: torch.device | str = "cpu", encoder: Encoder | None = None
+    ) -> None:
         self.folder = folder
         self.device = torch.device(device)
+        self.encoder = encoder
 
     def features(self, clips: Sequence[Clip], hearings: Iterable[str], with_mel: bool) -> dict[str, Features]:
         """Features of the clips in each hearing: "clean", a damage's name, or "anything-2" (a third copy).
@@ -153,9 +161,10 @@ class FeatureCache:
             self._compute(clips, missing, with_mel)
         return {hearing: self._load(folder, with_mel) for hearing, folder in folders.items()}
 
-    @staticmethod
-    def _key(clips: Sequence[Clip], hearing: str) -> str:
+    def _key(self, clips: Sequence[Clip], hearing: str) -> str:
         digest = hashlib.blake2b(digest_size=8)
+        if self.encoder is not None:
+            digest.update(f"{self.encoder.name}@{self.encoder.revision}/{self.encoder.finetuned}\n".encode())
         for clip in clips:
             size = clip.path.stat().st_size if clip.path.exists() else -1
             digest.update(f"{clip.id}/{clip.path.name}/{size}\n".encode())
@@ -164,24 +173,28 @@ class FeatureCache:
     @staticmethod
     def _load(folder: Path, with_mel: bool) -> Features:
         mel = np.load(folder / "mel.npy", mmap_mode="r") if with_mel else None
+        wide = folder / "tagger.npy"
         with np.load(folder / "rest.npz") as rest:
-            return Features(rest["tagger"], mel, rest["seconds"], rest["first"])
+            tagger = np.load(wide, mmap_mode="r") if wide.exists() else rest["tagger"]
+            return Features(tagger, mel, rest["seconds"], rest["first"])
 
     def _compute(self, clips: Sequence[Clip], folders: dict[str, Path], with_mel: bool) -> None:
         tagger: dict[str, list[np.ndarray]] = {hearing: [] for hearing in folders}
-        mels = {}
+        # What is too much for memory goes to disk at once; its length is known at the end.
+        wide = {"mel": with_mel, "tagger": self.encoder is not None and self.encoder.finetuned}
+        raws: dict[str, dict[str, BinaryIO]] = {}
+        shapes: dict[str, tuple[int, ...]] = {"mel": (MEL_BANDS, MEL_FRAMES)}
         for hearing, folder in folders.items():
             folder.mkdir(parents=True, exist_ok=True)
-            if with_mel:
-                mels[hearing] = (folder / "mel.raw").open("wb")  # its length is known at the end
+            raws[hearing] = {name: (folder / f"{name}.raw").open("wb") for name in wide if wide[name]}
         seconds, counts = [], []
         # Whole clips side by side, one thread each, use a processor better than threads inside each step;
         # spawned, since a fork of a process that has threads may hang.
         with ProcessPoolExecutor(
-            max_workers=os.cpu_count(),
+            max_workers=os.cpu_count() if self.encoder is None else min(os.cpu_count() or 1, ENCODERS),
             mp_context=multiprocessing.get_context("spawn"),
             initializer=_start_worker,
-            initargs=(self.device, list(folders), with_mel),
+            initargs=(self.device, list(folders), with_mel, self.encoder),
         ) as pool:
             # Mapped in stretches, so that results do not pile up in memory.
             for first in track(range(0, len(clips), 64), f"Hearing {', '.join(folders)}", console=PROGRESS):
@@ -192,19 +205,23 @@ class FeatureCache:
                     counts.append(len(result[0]))
                     seconds.append(result[0])
                     for hearing, (features, mel) in result[1].items():
-                        tagger[hearing].append(features)
+                        if wide["tagger"]:
+                            shapes["tagger"] = features.shape[1:]
+                            raws[hearing]["tagger"].write(features.tobytes())
+                        else:
+                            tagger[hearing].append(features)
                         if mel is not None:
-                            mels[hearing].write(mel.tobytes())
+                            raws[hearing]["mel"].write(mel.tobytes())
         index = np.concatenate([[0], np.cumsum(counts)])
         for hearing, folder in folders.items():
-            if with_mel:
-                mels[hearing].close()
-                raw = np.memmap(folder / "mel.raw", np.float16, "r", shape=(index[-1], MEL_BANDS, MEL_FRAMES))
-                np.save(folder / "mel.npy", raw)
-                (folder / "mel.raw").unlink()
+            for name, file in raws[hearing].items():
+                file.close()
+                raw = np.memmap(folder / f"{name}.raw", np.float16, "r", shape=(index[-1], *shapes[name]))
+                np.save(folder / f"{name}.npy", raw)
+                (folder / f"{name}.raw").unlink()
             np.savez(
                 folder / "rest.npz",
-                tagger=np.concatenate(tagger[hearing]) if seconds else np.zeros((0, TAGGER_FEATURES)),
+                tagger=np.concatenate(tagger[hearing] or [np.zeros((0, TAGGER_FEATURES))]),
                 seconds=np.concatenate(seconds).astype(np.float32) if seconds else np.zeros(0),
                 first=index,
             )
@@ -214,10 +231,10 @@ class FeatureCache:
 _worker: tuple["Hearing", list[str], bool]  # of a process that computes features
 
 
-def _start_worker(device: torch.device, hearings: list[str], with_mel: bool) -> None:
+def _start_worker(device: torch.device, hearings: list[str], with_mel: bool, encoder: Encoder | None) -> None:
     global _worker
     torch.set_num_threads(1)
-    _worker = Hearing(device, fast_bfloat16(device)), hearings, with_mel
+    _worker = Hearing(device, fast_bfloat16(device), encoder), hearings, with_mel
 
 
 def fast_bfloat16(device: torch.device) -> bool:
@@ -256,14 +273,26 @@ def damaged(sound: np.ndarray, hearing: str, clip_id: str) -> np.ndarray:
 
 
 class Hearing:
-    """Excerpts to what the towers read: the frozen tagger's features, and the log-mel spectrogram."""
+    """Excerpts to what the towers read: the frozen tagger's features, and the log-mel spectrogram.
 
-    def __init__(self, device: torch.device | str = "cpu", autocast: bool = False) -> None:
+    With an encoder in the tagger's place, its features; or what it reads, where the model itself has it.
+    """
+
+    def __init__(
+        self, device: torch.device | str = "cpu", autocast: bool = False, encoder: Encoder | None = None
+    ) -> None:
         self.device = torch.device(device)
         self.autocast = autocast
         self.log_mel = LogMel().to(self.device)
-        self.tagger_mel = TaggerMel().to(self.device)
-        self.network = Tagger.load().to(self.device)
+        self.encoder: PretrainedNetwork | None = None
+        if encoder is not None:
+            # Of one that is trained on, only the way to read is needed here, not the weights.
+            self.encoder = PretrainedNetwork(encoder) if encoder.finetuned else encoder.load()
+            self.encoder.to(self.device)
+            self.finetuned = encoder.finetuned
+        else:
+            self.tagger_mel = TaggerMel().to(self.device)
+            self.network = Tagger.load().to(self.device)
 
     @torch.inference_mode()
     def mel(self, sound: np.ndarray) -> np.ndarray:
@@ -271,20 +300,30 @@ class Hearing:
         return self.log_mel(torch.from_numpy(sound).to(self.device)).cpu().numpy()
 
     def tagger(self, sound: np.ndarray, seconds: np.ndarray) -> np.ndarray:
-        """Shape: [E, 66150] float32 at 22,050 Hz, [E] seconds of it -> [E, 1756] float32."""
-        return self.tags(self.tagger_spectrogram(sound), seconds)
+        """Shape: [E, 66150] float32 at 22,050 Hz, [E] seconds of it -> [E, 1756] float32, or an encoder's."""
+        return self.tags(self.tagger_spectrogram(sound, seconds), seconds)
 
     @torch.inference_mode()
-    def tagger_spectrogram(self, sound: np.ndarray) -> Tensor:
-        """Shape: [E, 66150] float32 at 22,050 Hz -> [E, 187, 96] float32, on the device."""
+    def tagger_spectrogram(self, sound: np.ndarray, seconds: np.ndarray) -> Tensor:
+        """What the tagger reads, or the encoder, on the device.
+
+        Shape: [E, 66150] float32 at 22,050 Hz, [E] seconds of it -> [E, 187, 96] float32, or an encoder's.
+        """
+        if self.encoder is not None:
+            return torch.from_numpy(self.encoder.inputs(sound, seconds)).to(self.device)
         return self.tagger_mel(torch.from_numpy(tagger_sound(sound)).to(self.device))[:, :TAGGER_FRAMES]
 
     @torch.inference_mode()
     def tags(self, mel: Tensor, seconds: np.ndarray) -> np.ndarray:
-        """Shape: [E, 187, 96] float32, [E] seconds of sound in each -> [E, 1756] float32."""
-        frames = torch.from_numpy(tagger_frames(seconds)).to(self.device)
+        """Shape: [E, 187, 96] float32, [E] seconds of sound in each -> [E, 1756] float32, or an encoder's."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-            return self.network(mel, frames).float().cpu().numpy()
+            if self.encoder is not None:
+                frames = torch.from_numpy(mel_frames(seconds)).to(self.device)
+                features = mel if self.finetuned else self.encoder(mel, frames)
+            else:
+                frames = torch.from_numpy(tagger_frames(seconds)).to(self.device)
+                features = self.network(mel, frames)
+            return features.float().cpu().numpy()
 
 
 @dataclass(frozen=True)
@@ -427,12 +466,13 @@ class Biographies:
 @dataclass(frozen=True)
 class Material:
     """All that a model is trained on: clips, their features in each hearing, and for a model that reads
-    their biographies and the songs of its artist side."""
+    their biographies and the songs of its artist side; what stands in the tagger's place, if anything."""
 
     clips: Sequence[Clip]
     features: dict[str, Features]
     songs: Sequence[Song] = ()
     biographies: Biographies | None = None
+    encoder: Encoder | None = None
 
 
 def build_biographies(

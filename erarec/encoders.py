@@ -33,20 +33,20 @@ def mel_frames(seconds: np.ndarray) -> np.ndarray:
 
 
 class TaggerTower(nn.Module):
-    """One token from the frozen tagger's features of an excerpt.
+    """One token from the frozen tagger's features of an excerpt, or from those of an encoder in its place.
 
-    Shape: [N, 1756] float32 -> [N, 128].
+    Shape: [N, width] float32 -> [N, 128].
     """
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = TAGGER_FEATURES) -> None:
         super().__init__()
         self.mean: Tensor
         self.deviation: Tensor
-        self.register_buffer("mean", torch.zeros(TAGGER_FEATURES))
-        self.register_buffer("deviation", torch.ones(TAGGER_FEATURES))
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("deviation", torch.ones(width))
         self.layers = nn.Sequential(
             nn.Dropout(0.3),
-            nn.Linear(TAGGER_FEATURES, 256),
+            nn.Linear(width, 256),
             nn.BatchNorm1d(256),
             nn.ReLU(),
             nn.Dropout(0.5),

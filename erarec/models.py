@@ -1,7 +1,7 @@
 """The three models of the paper: encoders, heads, and the format of a checkpoint."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from erarec.clips import Features
 from erarec.encoders import TEXT_WIDTH, WIDTH, CnnTower, TaggerTower, TextEncoder, mel_frames
 from erarec.fusion import Fusion, attention_rollout
+from erarec.pretrained import Encoder, FinetunedTower
 from erarec.years import YEAR_COUNT
 
 PROJECTION = 64  # width of the contrastive embeddings
@@ -29,7 +30,8 @@ class Inputs:
 
     Attributes:
         present: [N, E] bool, which excerpts there are. A row without any has no sound.
-        tagger: [N, E, 1756] float32, or None where no tower reads it.
+        tagger: [N, E, 1756] float32 (or as ``Features`` has it, of an encoder in the tagger's place), or None
+            where no tower reads it.
         mel: [N, E, 224, 130] float32, or None where no tower reads it.
         frames: [N, E] int64, how many mel frames of each excerpt are sound.
         words: [N, T, 384] float32, or None where the model does not read.
@@ -45,9 +47,16 @@ class Inputs:
     word_years: Tensor | None = None
     words_present: Tensor | None = None
 
-    def to(self, device: torch.device | str) -> "Inputs":
-        moved: dict[str, Any] = {k: v if v is None else v.to(device) for k, v in vars(self).items()}
-        return Inputs(**moved)
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Inputs":
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "Inputs":
+        """The same where a GPU can fetch it while both go on computing."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Inputs":
+        changed: dict[str, Any] = {k: v if v is None else change(v) for k, v in vars(self).items()}
+        return Inputs(**changed)
 
     def text(self) -> tuple[Tensor, Tensor, Tensor]:
         """words, word_years and words_present, of a batch for a model that reads."""
@@ -107,9 +116,12 @@ class Sound:
 class SoundEncoder(nn.Module):
     """f_E: one token an excerpt and tower, and their average by learned weights."""
 
-    def __init__(self, towers: tuple[str, ...]) -> None:
+    def __init__(self, towers: tuple[str, ...], encoder: Encoder | None = None) -> None:
         super().__init__()
-        makers = {"cnn": CnnTower, "tagger": TaggerTower}
+        makers: dict[str, Callable[[], nn.Module]] = {"cnn": CnnTower, "tagger": TaggerTower}
+        if encoder is not None:
+            in_place = FinetunedTower(encoder) if encoder.finetuned else TaggerTower(encoder.width)
+            makers["tagger"] = lambda: in_place
         self.towers = nn.ModuleDict({tower: makers[tower]() for tower in towers})
         self.score = nn.Linear(WIDTH, 1)
         nn.init.zeros_(self.score.weight)
@@ -119,11 +131,11 @@ class SoundEncoder(nn.Module):
         tokens = []
         for name, tower in self.towers.items():
             # Only excerpts that are there go through, so that padding does not touch the batch norms.
-            if name == "cnn":
-                mel, frames = cast(Tensor, inputs.mel), cast(Tensor, inputs.frames)
-                heard = tower(mel[present].float(), frames[present])
+            read = cast(Tensor, inputs.mel if name == "cnn" else inputs.tagger)[present].float()
+            if isinstance(tower, TaggerTower):
+                heard = tower(read)
             else:
-                heard = tower(cast(Tensor, inputs.tagger)[present].float())
+                heard = tower(read, cast(Tensor, inputs.frames)[present])
             padded = heard.new_zeros(*present.shape, WIDTH)
             padded[present] = heard
             tokens.append(padded)
@@ -174,9 +186,9 @@ class AudioCNN(nn.Module):
     name = "audio-cnn"
     reads_text = False
 
-    def __init__(self, towers: tuple[str, ...]) -> None:
+    def __init__(self, towers: tuple[str, ...], encoder: Encoder | None = None) -> None:
         super().__init__()
-        self.sound_encoder = SoundEncoder(towers)
+        self.sound_encoder = SoundEncoder(towers, encoder)
         self.sound_head = SoundHead()
         self.projection = Projection()
         self.temperatures: Tensor
@@ -207,9 +219,9 @@ class AudioArtMMC(nn.Module):
     name = "audioart-mmc"
     reads_text = True
 
-    def __init__(self, towers: tuple[str, ...]) -> None:
+    def __init__(self, towers: tuple[str, ...], encoder: Encoder | None = None) -> None:
         super().__init__()
-        self.sound_encoder = SoundEncoder(towers)
+        self.sound_encoder = SoundEncoder(towers, encoder)
         self.sound_head = SoundHead()
         self.text_encoder = TextEncoder()
         self.artist_head = ArtistHead()
@@ -270,6 +282,7 @@ class Config:
 
     model: str
     towers: tuple[str, ...] = ("tagger",)
+    encoder: Encoder | None = None  # in the tagger's place
     version: str = ""
     training: dict[str, Any] = field(default_factory=dict)
 
@@ -278,8 +291,8 @@ class Config:
         if self.model not in _CLASSES or not self.towers or not set(self.towers) <= set(TOWERS):
             raise ValueError(f"There is no model {self.model} with the towers {', '.join(self.towers)}.")
         if self.model == AudioArtMMC.name:
-            return AudioArtMMC(self.towers)
-        return _CLASSES[self.model](self.towers)
+            return AudioArtMMC(self.towers, self.encoder)
+        return _CLASSES[self.model](self.towers, self.encoder)
 
 
 def save_checkpoint(model: nn.Module, config: Config, path: Path) -> None:
@@ -308,7 +321,8 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> tuple[Era
     if "config" not in metadata:
         raise ValueError(f"{path.name} is not a checkpoint of erarec.")
     raw = json.loads(metadata["config"])
-    config = Config(**{**raw, "towers": tuple(raw["towers"])})
+    encoder = Encoder(**raw["encoder"]) if raw.get("encoder") else None
+    config = Config(**{**raw, "towers": tuple(raw["towers"]), "encoder": encoder})
     model = config.build()
     model.load_state_dict({n: t.float() if t.is_floating_point() else t for n, t in tensors.items()})
     return model.to(device).eval(), config

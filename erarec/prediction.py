@@ -94,7 +94,7 @@ class EraRecognizer:
         if not path.is_file():
             raise ValueError(f"there is no model or checkpoint called {model}")
         self.model, self.config = load_checkpoint(path, self.device)
-        self.hearing = Hearing(self.device)
+        self.hearing = Hearing(self.device, encoder=self.config.encoder)
         self.library = ArtistLibrary.load()
         self.reader = BiographyReader(self.device) if self.model.reads_text else None
         # A checkpoint of one's own has its map beside it, and has learned from other music.
@@ -195,7 +195,8 @@ class EraRecognizer:
         """A batch of one recording, encoded, with the time it took under "mel" and "sound"."""
         with _timed(seconds, "mel"), torch.inference_mode():
             tagger = "tagger" in self.config.towers
-            spectrogram = self.hearing.tagger_spectrogram(excerpts.sound) if tagger else None
+            heard = excerpts.sound, excerpts.seconds
+            spectrogram = self.hearing.tagger_spectrogram(*heard) if tagger else None
             mel = None
             if "cnn" in self.config.towers:
                 mel = torch.from_numpy(self.hearing.mel(excerpts.sound))[None].to(self.device)

@@ -1,19 +1,25 @@
 """The training loop: first the artist side on songs, then both sides together on the clips.
 
 Every random number of an epoch follows from the seed and the epoch's number, so a run that was interrupted
-ends at the same weights as one that was not.
+ends at the same weights as one that was not. Of several processes, each draws batches of its own.
 """
 
 import hashlib
 import shutil
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Literal, cast
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
+from accelerate.utils import DistributedDataParallelKwargs
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
@@ -29,14 +35,19 @@ from erarec.clips import (
     Song,
     build_biographies,
 )
-from erarec.encoders import BiographyReader, CnnTower, TaggerTower
+from erarec.encoders import BiographyReader, CnnTower, TaggerTower, mel_frames
 from erarec.losses import EraContrastiveLoss, MaximumLikelihoodLoss, MultimodalContrastiveLoss
 from erarec.models import AudioArtMMC, AudioSUC, Config, EraModel, Inputs, gather, resolve_device
+from erarec.pretrained import Encoder, FinetunedTower
 from erarec.years import decade, era, target_distribution
 
 TRAINING_HEARINGS = ("clean", *(f"anything-{copy}" for copy in range(DAMAGED_COPIES)))
 SONG_SIGMA = 1.5  # years: songs' years are exact, so their targets are narrower
 DECIBEL = np.log(10) / 10  # of power, in the natural logarithm of the mels
+STANDARD_EXCERPTS = 256  # that tell mean and deviation of a pretrained network's features
+AHEAD = 3  # batches that are prepared while one is computed with
+SHOWN_STEPS = 10  # between two looks at the losses: each look makes a GPU wait
+LONGEST_WAIT = timedelta(days=2)  # of other processes, while the first hears the clips
 
 
 @dataclass(frozen=True)
@@ -60,6 +71,7 @@ class Settings:
     artist_epochs: int = 2
     artist_batch_size: int = 256
     pretrained_rate: float = 0.2  # learning rate of both sides then, relative to the fusion's
+    encoder_rate: float = 0.02  # of a fine-tuned encoder, relative to the rest's
     without_text: float = 0.3  # modality dropout
     without_sound: float = 0.15
     seed: int = 0
@@ -74,6 +86,11 @@ def default_settings(model: str, seed: int = 0) -> Settings:
     return Settings(model, seed=seed)
 
 
+def for_finetuning(settings: Settings) -> Settings:
+    """The same with batches that a large network can be trained on with, in the memory of one GPU."""
+    return replace(settings, batch_size=32, excerpts=1)
+
+
 def prepare(
     clips: Sequence[Clip],
     settings: Settings,
@@ -81,23 +98,40 @@ def prepare(
     songs: Sequence[Song] = (),
     leads: dict[str, str] | None = None,
     device: str = "auto",
+    encoder: Encoder | None = None,
 ) -> Material:
     """Compute what training reads again and again: features of frozen parts, clean and damaged, and texts.
 
-    All of it is kept in the folder ``cache``, and taken from there when it has been computed before.
+    All of it is kept in the folder ``cache``, and taken from there when it has been computed before. Of
+    several processes the first computes it, while the others wait.
     """
     on = resolve_device(device)
-    features = FeatureCache(cache, on).features(clips, TRAINING_HEARINGS, with_mel="cnn" in settings.towers)
+    with PartialState(cpu=on.type == "cpu", timeout=LONGEST_WAIT).main_process_first():
+        return _prepare(clips, settings, cache, songs, leads or {}, on, encoder)
+
+
+def _prepare(
+    clips: Sequence[Clip],
+    settings: Settings,
+    cache: Path,
+    songs: Sequence[Song],
+    leads: dict[str, str],
+    on: torch.device,
+    encoder: Encoder | None,
+) -> Material:
+    features = FeatureCache(cache, on, encoder).features(
+        clips, TRAINING_HEARINGS, with_mel="cnn" in settings.towers
+    )
     if settings.model != AudioArtMMC.name:
-        return Material(clips, features)
+        return Material(clips, features, encoder=encoder)
     # Named by all that it is made of, so that it is made anew when any of that changes.
     library = LIBRARY.stat()
-    parts = [clips, songs, sorted((leads or {}).items()), library.st_size, library.st_mtime_ns]
+    parts = [clips, songs, sorted(leads.items()), library.st_size, library.st_mtime_ns]
     kept = cache / f"biographies-{fingerprint(parts)}.npz"
     if not kept.exists():
-        biographies = build_biographies(clips, songs, leads or {}, ArtistLibrary.load(), BiographyReader(on))
+        biographies = build_biographies(clips, songs, leads, ArtistLibrary.load(), BiographyReader(on))
         biographies.save(kept)
-    return Material(clips, features, songs, Biographies.load(kept))
+    return Material(clips, features, songs, Biographies.load(kept), encoder)
 
 
 def train(
@@ -131,13 +165,23 @@ def train(
         raise ValueError("There is no readable clip to train on.")
     on = resolve_device(device)
     torch.manual_seed(settings.seed)
-    config = Config(settings.model, settings.towers, training=asdict(settings))
+    config = Config(settings.model, settings.towers, material.encoder, training=asdict(settings))
     model = config.build()
     labels = Labels.of(clips)
     weights = balanced_weights(clips, train_clips)
+    accelerator = Accelerator(
+        cpu=on.type == "cpu",
+        mixed_precision=resolve_precision(precision, on),
+        # Not every batch reaches every parameter: a text may be there or not, a pretrained network has spare
+        # ones.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+    model.to(accelerator.device)
+    finetuned = material.encoder is not None and material.encoder.finetuned
+    if material.encoder is not None and finetuned:
+        tower = cast(FinetunedTower, model.sound_encoder.towers["tagger"])
+        tower.network.load_state_dict(material.encoder.load().state_dict())
     _fit_standardisation(model, features["clean"], train_clips)
-
-    accelerator = Accelerator(cpu=on.type == "cpu", mixed_precision=resolve_precision(precision, on))
     if isinstance(model, AudioArtMMC):
         if biographies is None:
             raise ValueError(f"{settings.model} is trained with biographies.")
@@ -147,6 +191,8 @@ def train(
         artist, sound = side_settings(settings)
         kept = sides and sides / f"artist-{fingerprint(artist)}"
         _fit_artist_side(accelerator, model, material.songs, allowed, biographies, artist, kept)
+        if finetuned:
+            sound = replace(sound, batch_size=settings.batch_size, excerpts=settings.excerpts)
         if sound.epochs:
             kept = sides and sides / f"sound-{fingerprint(sound)}"
             trained, _ = train(material, sound, members, kept, device, precision)
@@ -369,6 +415,17 @@ class SongBatches:
             yield inputs, {"target": torch.from_numpy(self.target[batch])}
 
 
+class ArtistSide(nn.Module):
+    """The artist side of a model, to be trained alone. Shape: inputs with text -> logits [N, 140]."""
+
+    def __init__(self, model: AudioArtMMC) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        return self.model.artist(*inputs.text())[2]
+
+
 def _fit_artist_side(
     accelerator: Accelerator,
     model: AudioArtMMC,
@@ -383,14 +440,12 @@ def _fit_artist_side(
     likelihood = MaximumLikelihoodLoss()
 
     def loss(model: nn.Module, inputs: Inputs, labels: dict[str, Tensor]) -> dict[str, Tensor]:
-        side = accelerator.unwrap_model(model)
-        _, _, logits = side.artist(inputs.words, inputs.word_years, inputs.words_present)
-        return {"MLE artist": likelihood(logits, labels["target"])}
+        return {"MLE artist": likelihood(model(inputs), labels["target"])}
 
     parts = [model.text_encoder, model.artist_head]
     _fit(
         accelerator,
-        model,
+        ArtistSide(model),
         SongBatches(songs, allowed, biographies, settings),
         loss,
         epochs=settings.artist_epochs,
@@ -406,12 +461,34 @@ def _parameter_groups(model: EraModel, settings: Settings) -> list[dict]:
     sides = ("sound_encoder", "sound_head", "text_encoder", "artist_head") if model.reads_text else ()
     trained_before: list[nn.Parameter] = []
     new: list[nn.Parameter] = []
+    encoder: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        (trained_before if name.startswith(sides) else new).append(parameter)
-    groups = [{"params": new, "lr": settings.learning_rate}]
-    if trained_before:
-        groups.append({"params": trained_before, "lr": settings.learning_rate * settings.pretrained_rate})
-    return groups
+        if name.startswith("sound_encoder.towers.tagger.network."):
+            encoder.append(parameter)
+        else:
+            (trained_before if name.startswith(sides) else new).append(parameter)
+    rates = [(new, 1.0), (trained_before, settings.pretrained_rate), (encoder, settings.encoder_rate)]
+    return [{"params": group, "lr": settings.learning_rate * rate} for group, rate in rates if group]
+
+
+Batch = tuple[Inputs, dict[str, Tensor]]
+
+
+def _ahead(batches: Iterator[Batch], pinned: bool) -> Iterator[Batch]:
+    """The same batches, in their order, the next ones prepared by a thread while one is computed with."""
+
+    def draw() -> Batch | None:
+        batch = next(batches, None)
+        if batch is None or not pinned:
+            return batch
+        inputs, labels = batch
+        return inputs.pin_memory(), {name: tensor.pin_memory() for name, tensor in labels.items()}
+
+    with ThreadPoolExecutor(1) as thread:
+        waiting = deque(thread.submit(draw) for _ in range(AHEAD))
+        while (batch := waiting.popleft().result()) is not None:
+            waiting.append(thread.submit(draw))
+            yield batch
 
 
 def _fit(
@@ -425,10 +502,14 @@ def _fit(
     state: Path | None,
     title: str,
 ) -> None:
-    """The loop: AdamW on a one-cycle schedule, its state kept after each epoch."""
+    """The loop: AdamW on a one-cycle schedule, its state kept after each epoch.
+
+    Several processes share an epoch's steps out: each draws its own batches, and gradients are averaged.
+    """
+    steps = -(-len(batches) // accelerator.num_processes)
     optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, [group["lr"] for group in groups], total_steps=epochs * len(batches)
+        optimizer, [group["lr"] for group in groups], total_steps=epochs * steps
     )
     run, optimizer = accelerator.prepare(model, optimizer)
     done = _load_state(accelerator, run, optimizer, schedule, state)
@@ -439,17 +520,18 @@ def _fit(
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=PROGRESS, disable=not accelerator.is_main_process) as progress:
-        bar = progress.add_task(title, total=epochs * len(batches), completed=done * len(batches), losses="")
+        bar = progress.add_task(title, total=epochs * steps, completed=done * steps, losses="")
         run.train()
+        device, process, began = accelerator.device, accelerator.process_index, time.perf_counter()
         for epoch in range(done, epochs):
-            rng = np.random.default_rng([settings.seed, epoch])
-            torch.manual_seed(settings.seed * 100_003 + epoch)
-            sums: dict[str, float] = {}
-            for step, (inputs, labels) in enumerate(batches.epoch(rng), 1):
-                inputs = inputs.to(accelerator.device)
-                labels = {name: tensor.to(accelerator.device) for name, tensor in labels.items()}
-                with accelerator.autocast():
-                    losses = losses_of(run, inputs, labels)
+            rng = np.random.default_rng([settings.seed, epoch, process])  # of process 0: [seed, epoch]
+            torch.manual_seed(settings.seed * 100_003 + epoch + process * 10_000_019)
+            sums: dict[str, Tensor] = {}
+            drawn = _ahead(islice(batches.epoch(rng), steps), pinned=device.type == "cuda")
+            for step, (inputs, labels) in enumerate(drawn, 1):
+                inputs = inputs.to(device, non_blocking=True)
+                labels = {name: tensor.to(device, non_blocking=True) for name, tensor in labels.items()}
+                losses = losses_of(run, inputs, labels)  # the model under autocast, the losses in float32
                 loss = torch.stack(list(losses.values())).sum()
                 accelerator.backward(loss)
                 accelerator.clip_grad_norm_(run.parameters(), 5.0)
@@ -457,12 +539,16 @@ def _fit(
                 schedule.step()
                 optimizer.zero_grad()
                 for name, value in losses.items():
-                    sums[name] = sums.get(name, 0.0) + value.item()
-                text = "  ".join(f"{name} {value / step:.3f}" for name, value in sums.items())
-                progress.update(bar, advance=1, losses=f"epoch {epoch + 1}/{epochs}  {text}")
+                    sums[name] = sums.get(name, 0.0) + value.detach()
+                progress.update(bar, advance=1)
+                if step % SHOWN_STEPS == 0 or step == steps:
+                    text = "  ".join(f"{name} {value.item() / step:.3f}" for name, value in sums.items())
+                    rate = ((epoch - done) * steps + step) / (time.perf_counter() - began)
+                    text = f"epoch {epoch + 1}/{epochs}  {rate:.1f} steps/s  {text}"
+                    progress.update(bar, losses=text)
             if accelerator.is_main_process:
                 _save_state(accelerator.unwrap_model(run), optimizer, schedule, epoch + 1, state)
-    model.load_state_dict(accelerator.unwrap_model(run).state_dict())
+    accelerator.unwrap_model(run, keep_fp32_wrapper=False)
 
 
 def _save_state(model: nn.Module, optimizer, schedule, epochs_done: int, folder: Path | None) -> None:
@@ -494,7 +580,11 @@ def _fit_standardisation(model: EraModel, clean: Features, members: np.ndarray) 
     """Mean and deviation of what each tower reads, over the training clips' excerpts."""
     rows = np.concatenate([np.arange(clean.first[clip], clean.first[clip + 1]) for clip in members])
     for name, tower in model.sound_encoder.towers.items():
-        if isinstance(tower, TaggerTower):
+        if isinstance(tower, FinetunedTower):
+            values = _pretrained_features(tower, clean, rows)
+            mean, deviation = values.mean(0), values.std(0)
+            tower = tower.layers
+        elif isinstance(tower, TaggerTower):
             values = clean.tagger[rows].astype(np.float32)
             mean, deviation = values.mean(0), values.std(0)
         elif isinstance(tower, CnnTower):
@@ -505,6 +595,19 @@ def _fit_standardisation(model: EraModel, clean: Features, members: np.ndarray) 
             raise TypeError(f"There is no way to standardise {name}.")
         tower.mean.copy_(torch.from_numpy(mean))
         tower.deviation.copy_(torch.from_numpy(deviation + 1e-4))
+
+
+@torch.inference_mode()
+def _pretrained_features(tower: FinetunedTower, clean: Features, rows: np.ndarray) -> np.ndarray:
+    """What a network says of some of the excerpts before it is trained on. Shape: [X] int -> [M, width]."""
+    device = tower.layers.mean.device
+    rows = rows[:: -(-len(rows) // STANDARD_EXCERPTS)]
+    features = []
+    for part in np.array_split(rows, -(-len(rows) // 16)):
+        read = torch.from_numpy(clean.tagger[part].astype(np.float32)).to(device)
+        frames = torch.from_numpy(mel_frames(clean.seconds[part])).to(device)
+        features.append(tower.network(read, frames).cpu().numpy())
+    return np.concatenate(features)
 
 
 def clear_state(state: Path) -> None:

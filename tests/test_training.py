@@ -1,6 +1,9 @@
 """Training, on a dozen short sounds: it learns, repeats itself, and survives an interruption."""
 
 import csv
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,10 +27,11 @@ from erarec.clips import (
 from erarec.damage import DAMAGES
 from erarec.encoders import BiographyReader
 from erarec.evaluation import answer_clips
-from erarec.models import Config, gather, load_checkpoint, save_checkpoint
+from erarec.models import Config, Inputs, gather, load_checkpoint, save_checkpoint
 from erarec.training import Settings, balanced_weights, default_settings, train
 from erarec.years import best_year
 
+ROOT = Path(__file__).parents[1]
 ARTISTS = ["ABBA", "The Beatles", "Nirvana", "Drake", "Nobody At All In Particular", "Elvis Presley"]
 COLUMNS = ["id", "file", "source", "artist", "title", "artist_key", "year_lo", "year_hi", "scored", "fold"]
 
@@ -89,6 +93,85 @@ def test_an_interrupted_run_ends_at_the_same_weights(material, model, tmp_path, 
         run(material, settings, state=tmp_path)
     monkeypatch.setattr(training, "_save_state", save)
     assert same(run(material, settings, state=tmp_path), straight)
+
+
+def test_batches_come_in_order_and_failures_come_out():
+    assert list(training._ahead(iter(range(10)), pinned=False)) == list(range(10))
+
+    def broken():
+        yield from range(3)
+        raise OSError("the disk is gone")
+
+    drawn = training._ahead(broken(), pinned=False)
+    assert [next(drawn) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(drawn)
+
+
+def test_a_gpu_fetches_batches_from_pinned_memory(monkeypatch):
+    """As far as that can be seen without one."""
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
+    inputs, labels = Inputs(torch.ones(2, 1, dtype=torch.bool)), {"target": torch.zeros(2, 140)}
+    [(moved, _)] = training._ahead(iter([(inputs, labels)]), pinned=True)
+    assert pinned == [inputs.present, labels["target"]]
+    assert moved.present is inputs.present
+    assert moved.tagger is None
+
+
+TWO_PROCESSES = """
+import sys
+import torch
+from erarec import training
+from erarec.clips import Biographies, Features, Material, Song, TextTable, read_manifest
+from erarec.training import Settings, train
+import numpy as np
+
+rng = np.random.default_rng(0)
+clips = read_manifest(sys.argv[1])
+first = np.arange(len(clips) + 1) * 2
+features = rng.normal(size=(first[-1], 1756)).astype(np.float16)
+heard = {"clean": Features(features, None, np.full(first[-1], 3, np.float32), first)}
+songs = [Song(clip.artist_key, clip.year_lo) for clip in clips]
+words = np.arange(len(clips) + 1, dtype=np.int64) * 3
+table = TextTable(
+    rng.normal(size=(words[-1], 384)).astype(np.float16),
+    np.arange(words[-1], dtype=np.int32),
+    np.full((words[-1], 2), -1, np.int16),
+    words,
+)
+each = np.arange(len(clips))
+composed, leads = np.stack([each] * 4, 1), np.full((len(clips), 2), -1)
+texts = Biographies(table, each, composed, leads, composed, leads)
+settings = Settings("audioart-mmc", epochs=2, batch_size=4, sound_epochs=1, artist_batch_size=4)
+fit = training._fit
+
+def fit_and_compare(accelerator, model, *arguments, title, **named):
+    fit(accelerator, model, *arguments, title=title, **named)
+    weights = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+    both = accelerator.gather(weights[None])
+    assert len(both) == 2
+    assert torch.equal(both[0], both[1]), "the processes have parted"
+    print(title)
+
+training._fit = fit_and_compare
+train(Material(clips, heard, songs, texts), settings, device="cpu")
+"""
+
+
+def test_two_processes_train_one_model(tmp_path):
+    """Each draws its own clips, so that only averaged gradients keep them together: in all three stages."""
+    (tmp_path / "two.py").write_text(TWO_PROCESSES)
+    lines = [f"{n}.wav,Artist {n},{1950 + 2 * n},{1950 + 2 * n}" for n in range(24)]
+    (tmp_path / "manifest.csv").write_text("\n".join(["file,artist,year_lo,year_hi", *lines]))
+    launch = "torch.distributed.run --standalone --nproc_per_node 2 two.py manifest.csv"
+    command = [sys.executable, "-m", *launch.split()]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.splitlines()) == sorted(["audio-suc", "artist side", "audioart-mmc"] * 2)
+    assert done.stderr.count("artist side") == 1  # one of them shows how far it is
 
 
 def test_a_seed_decides_the_run(material):

@@ -20,6 +20,7 @@ import torch
 import erarec
 from erarec import ASSETS, CHECKPOINTS
 from erarec.artist import FOLDS
+from erarec.cards import LOSSES
 from erarec.clips import Clip, FeatureCache, Material, read_leads, read_manifest, read_songs
 from erarec.evaluation import (
     BOTH,
@@ -163,9 +164,7 @@ def write_card(run: Run, reports: dict[str, dict], everything: str, clips: list[
         "name": run.name,
         "version": erarec.__version__,
         "towers": " and ".join(run.settings.towers),
-        "losses": {"audio-cnn": "L_MLE", "audio-suc": "L_MLE + alpha L_EC"}.get(
-            run.settings.model, "L_MLE + alpha L_EC + beta L_MMC"
-        ),
+        "losses": LOSSES[run.settings.model],
         "clips": f"{len(clips):,}",
         "scored": f"{main['scored']:,}",
         "settings": ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings.items()),
