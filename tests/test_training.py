@@ -124,13 +124,14 @@ import sys
 import torch
 from erarec import training
 from erarec.clips import Biographies, Features, Material, Song, TextTable, read_manifest
+from erarec.tagger import TAGGER_FEATURES
 from erarec.training import Settings, train
 import numpy as np
 
 rng = np.random.default_rng(0)
 clips = read_manifest(sys.argv[1])
 first = np.arange(len(clips) + 1) * 2
-features = rng.normal(size=(first[-1], 1756)).astype(np.float16)
+features = rng.normal(size=(first[-1], TAGGER_FEATURES)).astype(np.float16)
 heard = {"clean": Features(features, None, np.full(first[-1], 3, np.float32), first)}
 songs = [Song(clip.artist_key, clip.year_lo) for clip in clips]
 words = np.arange(len(clips) + 1, dtype=np.int64) * 3
