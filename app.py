@@ -23,7 +23,7 @@ CACHE_SECONDS = 3600  # uploads and recordings are deleted after an hour
 FIRST_GUESS, LAST_GUESS = 1920, 2025
 
 SUGGESTIONS = """
-<ul data-for="${field}" role="listbox" aria-label="Artists" hidden></ul>
+<ul data-for="${field}" role="listbox" hidden></ul>
 <div class="visually-hidden" role="status"></div>
 """
 CLOSE_PANELS = "() => Array(3).fill({__type__: 'update', open: false})"
@@ -163,9 +163,13 @@ def build() -> gr.Blocks:
                 artist = artist_field("artist-input", label("Artist (optional)"))
                 about, tags = gr.State(page.About()), gr.State(page.Tags())
                 button = gr.Button(
-                    label("Name the year"), variant="primary", size="lg", elem_id="predict-button"
+                    label("Name the year"),
+                    variant="primary",
+                    size="lg",
+                    elem_id="predict-button",
+                    elem_classes=["asks"],
                 )
-                stop = gr.Button(label("Stop"), elem_id="stop-button")
+                stop = stop_button()
                 source = gr.HTML(page.nobody(ENGLISH), elem_id="biography-source")
                 with gr.Accordion(label("What it reads about the artist")) as biography_panel:
                     biography = gr.Textbox(
@@ -221,19 +225,16 @@ def build() -> gr.Blocks:
             page.restore(EXAMPLES), None, [artist, model, audio, tabs], show_progress="hidden", **PRIVATE
         )
 
-        answering = gr.on(
+        answering = ask_model(
+            "input-column",
             [button.click, artist.submit],
             page.show,
             [audio, artist, biography, about, model, guessing, guessed, tags],
             outputs,
+            stop,
             show_progress_on=outputs[0],
-            concurrency_id="model",
-            trigger_mode="always_last",
-            **PRIVATE,
         )
         answering.success(None, js="() => window.erarec.answered()", **PRIVATE)
-        answering.then(None, js="() => window.erarec.ask(false)", **PRIVATE)
-        stop.click(None, cancels=[answering], js="() => window.erarec.stopped()", **PRIVATE)
         wire_artist(artist, audio, biography, about, tags, source, ask_wikipedia, meant)
         for name, example in examples.items():
             example.click(
@@ -244,6 +245,30 @@ def build() -> gr.Blocks:
         wire_address(artist, model, audio, examples)
         for_programs(audio, artist, biography, model)
     return blocks
+
+
+def stop_button() -> gr.Button:
+    return gr.Button(label("Stop"), elem_classes=["stop"])
+
+
+def ask_model(
+    place: str, triggers: list, answer: Any, inputs: list, outputs: list, stop: gr.Button, **options: Any
+) -> Any:
+    """Asks the model; the Stop of that place (an element's id) is shown while there is something to stop."""
+    gr.on(triggers, None, js=f"() => window.erarec.ask('{place}', true)", **PRIVATE)
+    answering = gr.on(
+        triggers,
+        answer,
+        inputs,
+        outputs,
+        concurrency_id="model",
+        trigger_mode="always_last",
+        **options,
+        **PRIVATE,
+    )
+    answering.then(None, js=f"() => window.erarec.ask('{place}', false)", **PRIVATE)
+    stop.click(None, cancels=[answering], js=f"() => window.erarec.stopped('{place}')", **PRIVATE)
+    return answering
 
 
 def answer_panel(fixed_text: Any) -> list[Any]:
@@ -275,40 +300,41 @@ def answer_panel(fixed_text: Any) -> list[Any]:
 def what_if(fixed_text: Any, audio: Any, artist: Any, biography: Any, about: Any, model: Any) -> None:
     """The same recording, with one thing changed."""
     plain: dict[str, Any] = {"show_label": False, "container": False}
-    asked: dict[str, Any] = {"concurrency_id": "model", "trigger_mode": "always_last", **PRIVATE}
-    with gr.Column(elem_classes=["experiment"]):
+    player: dict[str, Any] = {"interactive": False, "buttons": [], "visible": False, "min_width": 240}
+    with gr.Column(elem_id="models", elem_classes=["experiment"]):
         fixed_text()
-        by_models = gr.Button(label("Ask all three"), size="sm", elem_id="compare-models")
+        ask = gr.Button(label("Ask all three"), size="sm", elem_id="compare-models", elem_classes=["asks"])
+        stop = stop_button()
         table = gr.HTML(elem_id="models-table")
         curves = gr.Plot(elem_id="models-curves", visible=False, **plain)
-    by_models.click(page.compare_models, [audio, artist, biography, about], [curves, table], **asked)
-    with gr.Column(elem_classes=["experiment"]):
+    given = [audio, artist, biography, about]
+    ask_model("models", [ask.click], page.compare_models, given, [curves, table], stop)
+    with gr.Column(elem_id="artists", elem_classes=["experiment"]):
         fixed_text()
         other = artist_field("other-artist-input", label("Another artist"))
-        by_artist = gr.Button(label("Tell it that name"), size="sm", elem_id="compare-artists")
+        ask = gr.Button(
+            label("Tell it that name"), size="sm", elem_id="compare-artists", elem_classes=["asks"]
+        )
+        stop = stop_button()
         table = gr.HTML(elem_id="artists-table")
         curves = gr.Plot(elem_id="artists-curves", visible=False, **plain)
-    gr.on(
-        [by_artist.click, other.submit],
-        page.compare_artists,
-        [audio, artist, biography, about, other],
-        [curves, table],
-        **asked,
-    )
-    with gr.Column(elem_classes=["experiment"]):
+    asking = [ask.click, other.submit]
+    ask_model("artists", asking, page.compare_artists, [*given, other], [curves, table], stop)
+    with gr.Column(elem_id="sounds", elem_classes=["experiment"]):
         fixed_text()
         choices = [(label(name), change) for change, name in page.changes(ENGLISH).items()]
-        change = gr.Radio(choices, label=label("Play it through"), elem_id="change-input")
-        player = gr.Audio(
-            label=label("How that sounds"),
-            interactive=False,
-            buttons=[],
-            elem_id="changed-sound",
-            visible=False,
+        change = gr.Radio(
+            choices, label=label("Play it through"), elem_id="change-input", elem_classes=["asks"]
         )
+        stop = stop_button()
+        with gr.Row():
+            unchanged = gr.Audio(label=label("Unchanged"), elem_id="unchanged-sound", **player)
+            changed = gr.Audio(label=label("Changed"), elem_id="changed-sound", **player)
         table = gr.HTML(elem_id="sounds-table")
         curves = gr.Plot(elem_id="sounds-curves", visible=False, **plain)
-    change.input(page.compare_sounds, [audio, change, model], [player, curves, table], **asked)
+    answers = [unchanged, changed, curves, table]
+    ask_model("sounds", [change.input], page.compare_sounds, [audio, change, model], answers, stop)
+    stop.click(None, None, change, js="() => null", **PRIVATE)  # the same one can be chosen again
 
 
 def live(fixed_text: Any) -> None:
@@ -396,6 +422,7 @@ if __name__ == "__main__":
     demo.launch(
         inbrowser=has_display,
         theme=theme(),
+        css=f":root {{ --answer: {figures.ANSWER_COLOUR}; }}",  # for page.css and page.js
         css_paths=ASSETS / "page.css",
         js=(ASSETS / "page.js").read_text(),
         i18n=label.translations,

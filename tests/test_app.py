@@ -539,11 +539,38 @@ def test_one_thing_is_changed_and_the_answers_are_compared(visit: Callable[..., 
         page.get_by_label(name).check()
         page.locator("#sounds-table tbody th", has_text=name).wait_for()
         page.locator("#sounds-curves .legendtext", has_text=name).wait_for()
-    assert page.locator("#changed-sound").get_by_text("0:10").count() == 1
+    for player in ("unchanged-sound", "changed-sound"):
+        page.locator(f"#{player}").get_by_text("0:10").wait_for()
     for curves in ("models", "artists", "sounds"):
         box = page.locator(f"#{curves}-curves .main-svg").first.bounding_box()
         assert box["height"] > 100
         assert box["width"] > 400
+
+
+@pytest.mark.parametrize("motion", ["no-preference", "reduce"])
+def test_curves_move_to_another_answer_unless_motion_is_unwanted(
+    visit: Callable[..., Page], tune: Path, motion: str
+) -> None:
+    page = visit(reduced_motion=motion)
+    upload(page, tune)
+    page.get_by_role("tab", name="What if").click()
+    page.get_by_label("a phone in a room").check()
+    page.locator("#sounds-curves .legendtext", has_text="phone").wait_for()
+    page.wait_for_timeout(2000)
+    page.evaluate("""() => {
+        window.seen = new Set();
+        const look = () => {
+            const plot = document.querySelector("#sounds-curves .js-plotly-plot");
+            if (plot?.data) window.seen.add(String(plot.data[1].y));
+            requestAnimationFrame(look);
+        };
+        look();
+    }""")
+    page.get_by_label("nothing above 4 kHz").check()
+    page.locator("#sounds-curves .legendtext", has_text="4 kHz").wait_for()
+    page.wait_for_timeout(2000)
+    seen = page.evaluate("window.seen.size")
+    assert seen == 2 if motion == "reduce" else seen > 3
 
 
 def test_without_a_recording_nothing_is_compared(visit: Callable[..., Page]) -> None:
@@ -666,19 +693,50 @@ def test_a_name_typed_over_another_is_read_from_the_library(visit: Callable[...,
 def test_who_waits_sees_it_and_can_stop(visit: Callable[..., Page], address: str, tune: Path) -> None:
     page = visit()
     upload(page, tune)
-    assert not page.locator("#stop-button").is_visible()
-    others = Client(address, verbose=False).submit([handle_file(tune)] * 40, api_name="/annotate")
-    while others.status().code.name != "PROCESSING":  # the files have been sent, and the model is taken
-        page.wait_for_timeout(50)
-    page.click("#predict-button")
-    page.locator("#answer", has_text=re.compile(r"queue: \d/\d")).wait_for()
-    page.click("#stop-button")
-    page.locator("#stop-button").wait_for(state="hidden")
-    assert len(others.result()) == 40
+    stop = page.locator("#input-column .stop")
+    assert not stop.is_visible()
+    with busy(page, address, tune):
+        page.click("#predict-button")
+        page.locator("#answer", has_text=re.compile(r"queue: \d/\d")).wait_for()
+        stop.click()
+        stop.wait_for(state="hidden")
     page.wait_for_timeout(1500)
     assert page.locator("#answer .sentence").count() == 0
     predict(page)
-    page.locator("#stop-button").wait_for(state="hidden")
+    stop.wait_for(state="hidden")
+
+
+def test_what_is_compared_can_be_stopped_and_asked_again(
+    visit: Callable[..., Page], address: str, tune: Path
+) -> None:
+    page = visit()
+    upload(page, tune)
+    page.get_by_role("tab", name="What if").click()
+    changed = page.get_by_label("a phone in a room")
+    stops = {place: page.locator(f"#{place} .stop") for place in ("models", "artists", "sounds")}
+    with busy(page, address, tune):
+        page.click("#compare-models")
+        page.press("#other-artist-input input", "Enter")
+        changed.check()
+        for stop in stops.values():
+            stop.click()
+            stop.wait_for(state="hidden")
+    page.wait_for_timeout(1500)
+    assert page.locator(".experiment table").count() == 0
+    assert not changed.is_checked()
+    changed.check()
+    page.locator("#sounds-table table").wait_for()
+    stops["sounds"].wait_for(state="hidden")
+
+
+@contextmanager
+def busy(page: Page, address: str, sound: Path) -> Iterator[None]:
+    """Somebody else's forty files are being answered; at the end they are."""
+    others = Client(address, verbose=False).submit([handle_file(sound)] * 40, api_name="/annotate")
+    while others.status().code.name != "PROCESSING":  # the files have been sent, and the model is taken
+        page.wait_for_timeout(50)
+    yield
+    assert len(others.result()) == 40
 
 
 def test_a_file_name_may_hold_anything(visit: Callable[..., Page], tune: Path, tmp_path: Path) -> None:
@@ -718,7 +776,7 @@ def test_the_last_of_several_presses_is_answered(visit: Callable[..., Page], tun
     page.fill("#artist-input input", "Queen")
     page.press("#artist-input input", "Enter")
     page.locator("#attention .words", has_text="Queen").wait_for()
-    page.locator("#stop-button").wait_for(state="hidden")
+    page.locator("#input-column .stop").wait_for(state="hidden")
 
 
 def test_a_server_that_comes_back_is_noticed(
