@@ -373,7 +373,8 @@ def wire_artist(
     # Not ``change``: a recording that was trimmed has lost its tags, and is still the same.
     gr.on([audio.upload, audio.clear], page.fill_artist, [audio, artist, tags], [artist, tags], **quiet)
     artist.change(page.describe, [artist, biography, about], [biography, about, meant, source], **quiet)
-    biography.input(page.written, [biography, artist, about], source, **quiet)
+    # Not ``input``: Gradio does not tell that of what is pasted or deleted.
+    biography.change(page.written, [biography, artist, about], source, **quiet)
     found = [biography, about, meant, source]
     asked = button.click(page.look_up, [artist, about], found, concurrency_limit=8, **PRIVATE)
     chosen = meant.input(page.look_up_title, [artist, about, meant], found, concurrency_limit=8, **PRIVATE)
