@@ -694,8 +694,12 @@ def test_the_needle_follows_the_microphone_and_agrees_in_the_end(
 def test_two_people_listen_live_and_each_has_a_needle(browser: Browser, visit: Callable[..., Page]) -> None:
     hears, is_deaf = visit(), visit(query="/?tab=live", shown="#live-input .record-button")
     is_deaf.evaluate("""() => {
-        navigator.mediaDevices.getUserMedia = async () =>
-            new AudioContext().createMediaStreamDestination().stream;
+        const devices = navigator.mediaDevices, listen = devices.getUserMedia.bind(devices);
+        devices.getUserMedia = async (asked) => {
+            const stream = await listen(asked);
+            for (const track of stream.getTracks()) track.enabled = false;  // silence
+            return stream;
+        };
     }""")
     hears.get_by_role("tab", name="Live").click()
     hears.wait_for_timeout(2000)  # Gradio's recorder is loaded after the page
