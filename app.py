@@ -15,7 +15,7 @@ import gradio as gr
 from gradio.i18n import I18nData
 
 from erarec import figures, page, panels
-from erarec.texts import ENGLISH, LANGUAGES, Texts, catalogue
+from erarec.texts import ENGLISH, LANGUAGES, Texts
 
 ASSETS = Path(__file__).parent / "assets"
 EXAMPLES = {path.stem: str(path) for path in sorted((ASSETS / "examples").glob("*.mp3"))}  # "1920s", ...
@@ -34,25 +34,14 @@ class Labels:
     """Texts of Gradio's own components, which the browser translates: collected while the page is built."""
 
     def __init__(self) -> None:
-        self.templates: set[str] = set()
+        self.translations: dict[str, dict[str, str]] = {language: {} for language in LANGUAGES}
 
-    def __call__(self, template: str) -> I18nData:
-        self.templates.add(template)
-        return I18nData(self.key(template))
-
-    @staticmethod
-    def key(template: str) -> str:
-        """A name that Gradio's translations take: no dots, which would lead into a subtree."""
-        return "".join(character if character.isalnum() else "_" for character in template)
-
-    @property
-    def translations(self) -> gr.I18n:
-        return gr.I18n(
-            **{
-                language: {self.key(text): catalogue(language).get(text, text) for text in self.templates}
-                for language in LANGUAGES
-            }
-        )
+    def __call__(self, template: str, **values: Any) -> I18nData:
+        # A name that Gradio's translations take: no dots, which would lead into a subtree.
+        key = "".join(sign if sign.isalnum() else "_" for sign in ENGLISH(template, **values))
+        for language, texts in self.translations.items():
+            texts[key] = Texts(language)(template, **values)
+        return I18nData(key)
 
 
 label = Labels()
@@ -157,7 +146,8 @@ def build() -> gr.Blocks:
                 fixed_text()
                 with gr.Row(elem_id="examples"):
                     examples = {
-                        name: gr.Button(name, size="sm", elem_id=f"example-{name}") for name in EXAMPLES
+                        name: gr.Button(label("{year}s", year=name[:4]), size="sm", elem_id=f"example-{name}")
+                        for name in EXAMPLES
                     }
                     surprise = gr.Button(label("Surprise me"), size="sm", elem_id="surprise-button")
                 artist = artist_field("artist-input", label("Artist (optional)"))
@@ -248,7 +238,7 @@ def build() -> gr.Blocks:
 
 
 def stop_button() -> gr.Button:
-    return gr.Button(label("Stop"), elem_classes=["stop"])
+    return gr.Button(label("Stop"), elem_classes=["stops"])
 
 
 def ask_model(
@@ -426,7 +416,7 @@ if __name__ == "__main__":
         css=f":root {{ --answer: {figures.ANSWER_COLOUR}; }}",  # for page.css and page.js
         css_paths=ASSETS / "page.css",
         js=(ASSETS / "page.js").read_text(),
-        i18n=label.translations,
+        i18n=gr.I18n(**label.translations),
         footer_links=["api", "settings"],
         ssr_mode=False,
     )

@@ -192,7 +192,7 @@ def neighbours(found: Sequence[dict[str, str | int | float]], say: Texts = ENGLI
         f"<td><span class='swatch' style='background:{DECADE_COLOURS[decade(int(near['year']))]}'></span>"
         f"{near['year']}</td><td>{escape(str(near['artist']))}</td>"
         f"<td>{_search_link(str(near['artist']), str(near['title']))}</td>"
-        f"<td>{say.format_field(near['similarity'], '.2f')}</td></tr>"
+        f"<td>{say.format_field(near['similarity'], '.3f')}</td></tr>"
         for near in found
     )
     heads = [say("Year"), say("Artist"), say("Title (a search)")]

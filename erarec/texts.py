@@ -15,7 +15,8 @@ from erarec import ASSETS
 
 LANGUAGES = {"en": "English", "de": "Deutsch", "fr": "Français", "es": "Español", "ja": "日本語"}
 CATALOGUES = ASSETS / "texts"
-PATTERNS = {",": "#,##0", ".0f": "0", ".1f": "0.0", ".2f": "0.00"}  # Python's formats as Unicode's patterns
+# Python's formats, as Unicode's patterns.
+PATTERNS = {",": "#,##0", ".0f": "0", ".1f": "0.0", ".2f": "0.00", ".3f": "0.000"}
 
 
 class Sentence(str):

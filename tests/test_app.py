@@ -831,7 +831,7 @@ def test_a_name_typed_over_another_is_read_from_the_library(visit: Callable[...,
 def test_who_waits_sees_it_and_can_stop(visit: Callable[..., Page], address: str, tune: Path) -> None:
     page = visit()
     upload(page, tune)
-    stop = page.locator("#input-column .stop")
+    stop = page.locator("#input-column .stops")
     assert not stop.is_visible()
     with busy(page, address, tune):
         page.click("#predict-button")
@@ -851,7 +851,7 @@ def test_what_is_compared_can_be_stopped_and_asked_again(
     upload(page, tune)
     page.get_by_role("tab", name="What if").click()
     changed = page.get_by_label("a phone in a room")
-    stops = {place: page.locator(f"#{place} .stop") for place in ("models", "artists", "sounds")}
+    stops = {place: page.locator(f"#{place} .stops") for place in ("models", "artists", "sounds")}
     with busy(page, address, tune):
         page.click("#compare-models")
         page.press("#other-artist-input input", "Enter")
@@ -914,7 +914,7 @@ def test_the_last_of_several_presses_is_answered(visit: Callable[..., Page], tun
     page.fill("#artist-input input", "Queen")
     page.press("#artist-input input", "Enter")
     page.locator("#attention .words", has_text="Queen").wait_for()
-    page.locator("#input-column .stop").wait_for(state="hidden")
+    page.locator("#input-column .stops").wait_for(state="hidden")
 
 
 def test_a_server_that_comes_back_is_noticed(

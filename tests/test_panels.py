@@ -122,7 +122,7 @@ def test_numbers_are_written_as_the_reader_writes_them(
     known: EmbeddingMap, prediction: EraPrediction
 ) -> None:
     near = [{"artist": "A", "title": "B", "year": 1977, "similarity": 0.875}]
-    assert "<td>0,88</td>" in panels.neighbours(near, Texts("de"))
+    assert "<td>0,875</td>" in panels.neighbours(near, Texts("de"))
     assert "1977" in panels.neighbours(near, Texts("de"))
     assert "9,0" in Texts("fr")("Only {seconds:.1f} s of sound: a longer recording is surer.", seconds=9)
     many = replace(known, years=np.repeat(known.years, 60))
