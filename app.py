@@ -96,7 +96,7 @@ def static_texts(say: Texts) -> list[str]:
         panels.heading(say("Most like it")),
         panels.share_buttons(say),
         panels.heading(say("Three models, one recording"))
-        + panels.message(say("From the plainest to the one that reads about the artist."), "aside"),
+        + panels.message(say("From the one that reads about the artist to the plainest."), "aside"),
         panels.heading(say("Somebody else plays"))
         + panels.message(say("The same sound, told another name: does it believe its ears?"), "aside"),
         panels.heading(say("Another sound"))
