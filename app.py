@@ -15,7 +15,7 @@ import gradio as gr
 from gradio.i18n import I18nData
 
 from erarec import figures, page, panels
-from erarec.texts import ENGLISH, LANGUAGES, Texts, catalogue
+from erarec.texts import ENGLISH, LANGUAGES, Texts
 
 ASSETS = Path(__file__).parent / "assets"
 EXAMPLES = {path.stem: str(path) for path in sorted((ASSETS / "examples").glob("*.mp3"))}  # "1920s", ...
@@ -23,7 +23,7 @@ CACHE_SECONDS = 3600  # uploads and recordings are deleted after an hour
 FIRST_GUESS, LAST_GUESS = 1920, 2025
 
 SUGGESTIONS = """
-<ul data-for="${field}" role="listbox" aria-label="Artists" hidden></ul>
+<ul data-for="${field}" role="listbox" hidden></ul>
 <div class="visually-hidden" role="status"></div>
 """
 CLOSE_PANELS = "() => Array(3).fill({__type__: 'update', open: false})"
@@ -34,25 +34,14 @@ class Labels:
     """Texts of Gradio's own components, which the browser translates: collected while the page is built."""
 
     def __init__(self) -> None:
-        self.templates: set[str] = set()
+        self.translations: dict[str, dict[str, str]] = {language: {} for language in LANGUAGES}
 
-    def __call__(self, template: str) -> I18nData:
-        self.templates.add(template)
-        return I18nData(self.key(template))
-
-    @staticmethod
-    def key(template: str) -> str:
-        """A name that Gradio's translations take: no dots, which would lead into a subtree."""
-        return "".join(character if character.isalnum() else "_" for character in template)
-
-    @property
-    def translations(self) -> gr.I18n:
-        return gr.I18n(
-            **{
-                language: {self.key(text): catalogue(language).get(text, text) for text in self.templates}
-                for language in LANGUAGES
-            }
-        )
+    def __call__(self, template: str, **values: Any) -> I18nData:
+        # A name that Gradio's translations take: no dots, which would lead into a subtree.
+        key = "".join(sign if sign.isalnum() else "_" for sign in ENGLISH(template, **values))
+        for language, texts in self.translations.items():
+            texts[key] = Texts(language)(template, **values)
+        return I18nData(key)
 
 
 label = Labels()
@@ -107,7 +96,7 @@ def static_texts(say: Texts) -> list[str]:
         panels.heading(say("Most like it")),
         panels.share_buttons(say),
         panels.heading(say("Three models, one recording"))
-        + panels.message(say("From the plainest to the one that reads about the artist."), "aside"),
+        + panels.message(say("From the one that reads about the artist to the plainest."), "aside"),
         panels.heading(say("Somebody else plays"))
         + panels.message(say("The same sound, told another name: does it believe its ears?"), "aside"),
         panels.heading(say("Another sound"))
@@ -157,15 +146,20 @@ def build() -> gr.Blocks:
                 fixed_text()
                 with gr.Row(elem_id="examples"):
                     examples = {
-                        name: gr.Button(name, size="sm", elem_id=f"example-{name}") for name in EXAMPLES
+                        name: gr.Button(label("{year}s", year=name[:4]), size="sm", elem_id=f"example-{name}")
+                        for name in EXAMPLES
                     }
                     surprise = gr.Button(label("Surprise me"), size="sm", elem_id="surprise-button")
                 artist = artist_field("artist-input", label("Artist (optional)"))
                 about, tags = gr.State(page.About()), gr.State(page.Tags())
                 button = gr.Button(
-                    label("Name the year"), variant="primary", size="lg", elem_id="predict-button"
+                    label("Name the year"),
+                    variant="primary",
+                    size="lg",
+                    elem_id="predict-button",
+                    elem_classes=["asks"],
                 )
-                stop = gr.Button(label("Stop"), elem_id="stop-button")
+                stop = stop_button()
                 source = gr.HTML(page.nobody(ENGLISH), elem_id="biography-source")
                 with gr.Accordion(label("What it reads about the artist")) as biography_panel:
                     biography = gr.Textbox(
@@ -221,19 +215,16 @@ def build() -> gr.Blocks:
             page.restore(EXAMPLES), None, [artist, model, audio, tabs], show_progress="hidden", **PRIVATE
         )
 
-        answering = gr.on(
+        answering = ask_model(
+            "input-column",
             [button.click, artist.submit],
             page.show,
             [audio, artist, biography, about, model, guessing, guessed, tags],
             outputs,
+            stop,
             show_progress_on=outputs[0],
-            concurrency_id="model",
-            trigger_mode="always_last",
-            **PRIVATE,
         )
         answering.success(None, js="() => window.erarec.answered()", **PRIVATE)
-        answering.then(None, js="() => window.erarec.ask(false)", **PRIVATE)
-        stop.click(None, cancels=[answering], js="() => window.erarec.stopped()", **PRIVATE)
         wire_artist(artist, audio, biography, about, tags, source, ask_wikipedia, meant)
         for name, example in examples.items():
             example.click(
@@ -244,6 +235,30 @@ def build() -> gr.Blocks:
         wire_address(artist, model, audio, examples)
         for_programs(audio, artist, biography, model)
     return blocks
+
+
+def stop_button() -> gr.Button:
+    return gr.Button(label("Stop"), elem_classes=["stops"])
+
+
+def ask_model(
+    place: str, triggers: list, answer: Any, inputs: list, outputs: list, stop: gr.Button, **options: Any
+) -> Any:
+    """Asks the model; the Stop of that place (an element's id) is shown while there is something to stop."""
+    gr.on(triggers, None, js=f"() => window.erarec.ask('{place}', true)", **PRIVATE)
+    answering = gr.on(
+        triggers,
+        answer,
+        inputs,
+        outputs,
+        concurrency_id="model",
+        trigger_mode="always_last",
+        **options,
+        **PRIVATE,
+    )
+    answering.then(None, js=f"() => window.erarec.ask('{place}', false)", **PRIVATE)
+    stop.click(None, cancels=[answering], js=f"() => window.erarec.stopped('{place}')", **PRIVATE)
+    return answering
 
 
 def answer_panel(fixed_text: Any) -> list[Any]:
@@ -275,40 +290,41 @@ def answer_panel(fixed_text: Any) -> list[Any]:
 def what_if(fixed_text: Any, audio: Any, artist: Any, biography: Any, about: Any, model: Any) -> None:
     """The same recording, with one thing changed."""
     plain: dict[str, Any] = {"show_label": False, "container": False}
-    asked: dict[str, Any] = {"concurrency_id": "model", "trigger_mode": "always_last", **PRIVATE}
-    with gr.Column(elem_classes=["experiment"]):
+    player: dict[str, Any] = {"interactive": False, "buttons": [], "visible": False, "min_width": 240}
+    with gr.Column(elem_id="models", elem_classes=["experiment"]):
         fixed_text()
-        by_models = gr.Button(label("Ask all three"), size="sm", elem_id="compare-models")
+        ask = gr.Button(label("Ask all three"), size="sm", elem_id="compare-models", elem_classes=["asks"])
+        stop = stop_button()
         table = gr.HTML(elem_id="models-table")
         curves = gr.Plot(elem_id="models-curves", visible=False, **plain)
-    by_models.click(page.compare_models, [audio, artist, biography, about], [curves, table], **asked)
-    with gr.Column(elem_classes=["experiment"]):
+    given = [audio, artist, biography, about]
+    ask_model("models", [ask.click], page.compare_models, given, [curves, table], stop)
+    with gr.Column(elem_id="artists", elem_classes=["experiment"]):
         fixed_text()
         other = artist_field("other-artist-input", label("Another artist"))
-        by_artist = gr.Button(label("Tell it that name"), size="sm", elem_id="compare-artists")
+        ask = gr.Button(
+            label("Tell it that name"), size="sm", elem_id="compare-artists", elem_classes=["asks"]
+        )
+        stop = stop_button()
         table = gr.HTML(elem_id="artists-table")
         curves = gr.Plot(elem_id="artists-curves", visible=False, **plain)
-    gr.on(
-        [by_artist.click, other.submit],
-        page.compare_artists,
-        [audio, artist, biography, about, other],
-        [curves, table],
-        **asked,
-    )
-    with gr.Column(elem_classes=["experiment"]):
+    asking = [ask.click, other.submit]
+    ask_model("artists", asking, page.compare_artists, [*given, other], [curves, table], stop)
+    with gr.Column(elem_id="sounds", elem_classes=["experiment"]):
         fixed_text()
         choices = [(label(name), change) for change, name in page.changes(ENGLISH).items()]
-        change = gr.Radio(choices, label=label("Play it through"), elem_id="change-input")
-        player = gr.Audio(
-            label=label("How that sounds"),
-            interactive=False,
-            buttons=[],
-            elem_id="changed-sound",
-            visible=False,
+        change = gr.Radio(
+            choices, label=label("Play it through"), elem_id="change-input", elem_classes=["asks"]
         )
+        stop = stop_button()
+        with gr.Row():
+            unchanged = gr.Audio(label=label("Unchanged"), elem_id="unchanged-sound", **player)
+            changed = gr.Audio(label=label("Changed"), elem_id="changed-sound", **player)
         table = gr.HTML(elem_id="sounds-table")
         curves = gr.Plot(elem_id="sounds-curves", visible=False, **plain)
-    change.input(page.compare_sounds, [audio, change, model], [player, curves, table], **asked)
+    answers = [unchanged, changed, curves, table]
+    ask_model("sounds", [change.input], page.compare_sounds, [audio, change, model], answers, stop)
+    stop.click(None, None, change, js="() => null", **PRIVATE)  # the same one can be chosen again
 
 
 def live(fixed_text: Any) -> None:
@@ -347,7 +363,8 @@ def wire_artist(
     # Not ``change``: a recording that was trimmed has lost its tags, and is still the same.
     gr.on([audio.upload, audio.clear], page.fill_artist, [audio, artist, tags], [artist, tags], **quiet)
     artist.change(page.describe, [artist, biography, about], [biography, about, meant, source], **quiet)
-    biography.input(page.written, [biography, artist, about], source, **quiet)
+    # Not ``input``: Gradio does not tell that of what is pasted or deleted.
+    biography.change(page.written, [biography, artist, about], source, **quiet)
     found = [biography, about, meant, source]
     asked = button.click(page.look_up, [artist, about], found, concurrency_limit=8, **PRIVATE)
     chosen = meant.input(page.look_up_title, [artist, about, meant], found, concurrency_limit=8, **PRIVATE)
@@ -396,9 +413,10 @@ if __name__ == "__main__":
     demo.launch(
         inbrowser=has_display,
         theme=theme(),
+        css=f":root {{ --answer: {figures.ANSWER_COLOUR}; }}",  # for page.css and page.js
         css_paths=ASSETS / "page.css",
         js=(ASSETS / "page.js").read_text(),
-        i18n=label.translations,
+        i18n=gr.I18n(**label.translations),
         footer_links=["api", "settings"],
         ssr_mode=False,
     )

@@ -23,6 +23,7 @@
       if (button.getAttribute("aria-expanded") !== open) button.setAttribute("aria-expanded", open);
     });
     document.querySelectorAll(".scale[data-place]").forEach(moveNeedle);
+    document.querySelectorAll(".experiment .js-plotly-plot").forEach(moveCurves);
     // What changes by itself is read out.
     document.querySelectorAll("#answer, #needle, #biography-source").forEach((place) => {
       if (!place.hasAttribute("aria-live")) place.setAttribute("aria-live", "polite");
@@ -33,6 +34,8 @@
     if (heard) heard.src = window.gradio_config.root + heard.dataset.file;
   };
 
+  const still = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
+
   // The needle starts where the last one stood, and goes from there.
   let place = null;
   const moveNeedle = (scale) => {
@@ -40,11 +43,32 @@
     scale.dataset.moved = "yes";
     const needle = scale.querySelector(".needle");
     const target = needle.style.left;
-    const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
-    if (place !== null && place !== target && !still) {
+    if (place !== null && place !== target && !still()) {
       needle.animate([{ left: place }, { left: target }], { duration: 600, easing: "ease-out" });
     }
     place = target;
+  };
+
+  // Curves start where the last answer's stood, or else from the first among them, and go from there.
+  const stood = {}; // by the figure's id
+  const moveCurves = (plot) => {
+    if (plot.dataset.moved || !plot.data) return;
+    plot.dataset.moved = "yes";
+    const figure = plot.closest("[id]").id;
+    const target = plot.data.map((curve) => curve.y);
+    const from = target.map((_, i) => stood[figure]?.[i] ?? target[0]);
+    stood[figure] = target;
+    if (still()) return;
+    const began = performance.now();
+    const step = () => {
+      if (!plot.isConnected) return; // another answer's is in its place
+      const way = Math.min(1, (performance.now() - began) / 600);
+      const part = 1 - (1 - way) ** 3;
+      const y = target.map((to, i) => to.map((value, year) => from[i][year] + part * (value - from[i][year])));
+      window.Plotly.restyle(plot, { y });
+      if (way < 1) requestAnimationFrame(step);
+    };
+    step();
   };
   new MutationObserver(amend).observe(document.body, { childList: true, subtree: true, attributes: true, attributeFilter: ["class", "accept"] });
   amend();
@@ -118,14 +142,6 @@
   };
   showTally();
 
-  const asks = (event) =>
-    event.type === "click"
-      ? event.target.closest?.("#predict-button")
-      : event.key === "Enter" && !event.isComposing && event.target.closest?.("#artist-input");
-  for (const kind of ["click", "keydown"]) {
-    document.addEventListener(kind, (event) => asks(event) && window.erarec.ask(true));
-  }
-
   // A server that is gone, or another in its place: the page says so, and goes on by itself.
   const lost = Object.assign(document.createElement("p"), { id: "lost", hidden: true });
   lost.setAttribute("role", "alert");
@@ -159,7 +175,8 @@
     const pen = canvas.getContext("2d");
     pen.fillStyle = "#fffaf5";
     pen.fillRect(0, 0, width, height);
-    pen.fillStyle = "#d6336c";
+    const colour = getComputedStyle(document.documentElement).getPropertyValue("--answer");
+    pen.fillStyle = colour;
     pen.font = "bold 150px Charter, Georgia, serif";
     pen.fillText(String(prediction.year), 60, 180);
     pen.fillStyle = "#1c1917";
@@ -175,9 +192,11 @@
     pen.moveTo(x(first), 540);
     for (let i = first; i <= last; i++) pen.lineTo(x(i), 540 - (230 * curve[i]) / most);
     pen.lineTo(x(last), 540);
-    pen.fillStyle = "rgba(214, 51, 108, 0.25)";
+    pen.fillStyle = colour;
+    pen.globalAlpha = 0.25;
     pen.fill();
-    pen.strokeStyle = "#d6336c";
+    pen.globalAlpha = 1;
+    pen.strokeStyle = colour;
     pen.lineWidth = 4;
     pen.stroke();
     pen.fillStyle = "#57534e";
@@ -208,18 +227,19 @@
     }
   });
 
-  let running = 0;
+  const running = {}; // how many answers are under way in each place
   window.erarec = {
     // There is a button to stop with only while there is something to stop: one answer, and perhaps a next.
-    ask(starts) {
-      running = starts ? Math.min(2, running + 1) : Math.max(0, running - 1);
-      document.body.classList.toggle("asking", running > 0);
+    ask(place, starts) {
+      const now = running[place] ?? 0;
+      running[place] = starts ? Math.min(2, now + 1) : Math.max(0, now - 1);
+      find(`#${place}`).toggleAttribute("data-asking", running[place] > 0);
     },
 
-    stopped() {
-      running = 0;
-      this.ask(false);
-      find("#predict-button").focus();
+    stopped(place) {
+      running[place] = 0;
+      this.ask(place, false);
+      find(`#${place} :is(button.asks, .asks input)`).focus();
     },
 
     // An answer has come.
@@ -230,7 +250,7 @@
       count();
       // On a phone the answer stands below the button, out of sight.
       // Once Stop has gone, and all below it has moved up.
-      const behavior = matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth";
+      const behavior = still() ? "auto" : "smooth";
       if (innerWidth < 900) setTimeout(() => find("#answer").scrollIntoView({ behavior }), 100);
     },
 

@@ -51,7 +51,9 @@ const attach = () => {
     );
     list.hidden = names.length === 0;
     input.setAttribute("aria-expanded", String(names.length > 0));
-    status.textContent = names.length ? (document.querySelector("#browser-texts")?.dataset.artists ?? "") : "";
+    const say = document.querySelector("#browser-texts")?.dataset ?? {};
+    list.setAttribute("aria-label", say.artists ?? "");
+    status.textContent = names.length ? (say.choose ?? "") : "";
     mark(-1);
   };
 

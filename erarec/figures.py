@@ -10,7 +10,7 @@ from html import escape
 
 import numpy as np
 import plotly.graph_objects as go
-from plotly.colors import sample_colorscale
+from plotly.colors import hex_to_rgb, sample_colorscale
 
 from erarec.maps import EmbeddingMap
 from erarec.prediction import EraPrediction
@@ -31,6 +31,7 @@ COMPARED = ((ANSWER_COLOUR, "solid"), (SOUND_COLOUR, "dash"), (ARTIST_COLOUR, "d
 
 YEAR_FIGURE_HEIGHT = 300  # pixels; Gradio draws a Plotly figure without a height as nothing (gradio #13539)
 MAP_FIGURE_HEIGHT = 520
+RECORDING = "<b>{}</b><br>{}<br>{}"  # artist, title and year, as shown under the pointer
 
 SHOWN_PROBABILITY = 0.01  # decades below this in every curve are left out of the figure's range
 
@@ -57,7 +58,7 @@ def year_figure(prediction: EraPrediction, say: Texts = ENGLISH) -> go.Figure:
                 mode="lines",
                 line={**line, "shape": "spline", "smoothing": 0.6},
                 fill="tozeroy" if key == "both" else None,
-                fillcolor="rgba(214, 51, 108, 0.15)" if key == "both" else None,
+                fillcolor=f"rgba{(*hex_to_rgb(ANSWER_COLOUR), 0.15)}" if key == "both" else None,
                 hovertemplate="%{y:.1%}",
             )
     low, high = prediction.interval
@@ -73,7 +74,7 @@ def year_figure(prediction: EraPrediction, say: Texts = ENGLISH) -> go.Figure:
         text=f"<b>{prediction.year}</b>",
         showarrow=False,
     )
-    _lay_out_years(figure, *shown_decades([curve for curve in curves.values() if curve is not None]))
+    _lay_out_years(figure, *shown_decades([curve for curve in curves.values() if curve is not None]), say)
     figure.update_layout(
         hovermode="x unified", showlegend=True, yaxis={"tickformat": ".2~%", "rangemode": "tozero"}
     )
@@ -92,7 +93,7 @@ def shown_decades(curves: Sequence[Sequence[float]]) -> tuple[int, int]:
     return FIRST_YEAR + 10 * int(first), FIRST_YEAR + 10 * int(last) + 10
 
 
-def comparison_figure(answers: Sequence[tuple[str, EraPrediction]]) -> go.Figure:
+def comparison_figure(answers: Sequence[tuple[str, EraPrediction]], say: Texts = ENGLISH) -> go.Figure:
     """How likely each year is by several answers, at most four, each with its name."""
     figure = go.Figure()
     curves = [prediction.probabilities["both"] or [] for _, prediction in answers]
@@ -105,7 +106,7 @@ def comparison_figure(answers: Sequence[tuple[str, EraPrediction]]) -> go.Figure
             line={"color": colour, "width": 3, "dash": dash, "shape": "spline", "smoothing": 0.6},
             hovertemplate="%{y:.1%}",
         )
-    _lay_out_years(figure, *shown_decades(curves))
+    _lay_out_years(figure, *shown_decades(curves), say)
     figure.update_layout(
         hovermode="x unified", showlegend=True, yaxis={"tickformat": ".2~%", "rangemode": "tozero"}
     )
@@ -123,7 +124,7 @@ def known_years_figure(known: EmbeddingMap, say: Texts = ENGLISH) -> go.Figure:
         showlegend=False,
         hovertemplate=say("%{x}: %{y} recordings") + "<extra></extra>",
     )
-    _lay_out_years(figure, int(years[0]) // 10 * 10, int(years[-1]) // 10 * 10 + 10)
+    _lay_out_years(figure, int(years[0]) // 10 * 10, int(years[-1]) // 10 * 10 + 10, say)
     figure.update_layout(bargap=0.15)
     return figure
 
@@ -159,7 +160,7 @@ def map_figure(
         name, hover = say("this song"), say("probably {year}", year=prediction.year)
     elif drawn is not None:
         embedding, star = known.embeddings[drawn], known.coordinates[drawn].tolist()
-        name, hover = say("drawn by lot"), _recording(known, drawn)
+        name, hover = say("drawn by lot"), RECORDING.format(*_recording(known, drawn))
     if star is not None:
         nearest, _ = known.nearest(embedding)
         _add_recordings(
@@ -187,7 +188,7 @@ def map_figure(
             },
             hovertemplate=f"<b>{name}</b><br>{hover}<extra></extra>",
         )
-    _lay_out(figure, MAP_FIGURE_HEIGHT)
+    _lay_out(figure, MAP_FIGURE_HEIGHT, say)
     figure.update_layout(
         hovermode="closest",
         legend={"y": 0, "yanchor": "top", "itemsizing": "constant"},
@@ -202,25 +203,27 @@ def map_figure(
 def _add_recordings(
     figure: go.Figure, known: EmbeddingMap, chosen: np.ndarray, name: str, marker: dict
 ) -> None:
-    x, y = np.round(known.coordinates[chosen], 3).T.tolist()
+    x, y = known.coordinates[chosen].T
     figure.add_scatter(
         x=x,
         y=y,
         name=name,
         mode="markers",
         marker=marker,
-        # Plotly reads a little HTML in what it shows.
-        text=[_recording(known, i) for i in chosen],
-        hovertemplate="%{text}<extra></extra>",
+        # Plotly reads a little HTML in what it shows; its tags stand in the template alone, once.
+        customdata=[_recording(known, i) for i in chosen],
+        hovertemplate=RECORDING.format(*(f"%{{customdata[{column}]}}" for column in range(3)))
+        + "<extra></extra>",
     )
 
 
-def _recording(known: EmbeddingMap, row: int) -> str:
-    return f"<b>{escape(known.artists[row])}</b><br>{escape(known.titles[row])}<br>{known.years[row]}"
+def _recording(known: EmbeddingMap, row: int) -> tuple[str, str, int]:
+    return escape(known.artists[row]), escape(known.titles[row]), int(known.years[row])
 
 
-def _lay_out(figure: go.Figure, height: int) -> None:
+def _lay_out(figure: go.Figure, height: int, say: Texts) -> None:
     figure.update_layout(
+        separators=say.separators,
         template="none",
         height=height,
         margin={"l": 8, "r": 8, "t": 28, "b": 36},
@@ -234,9 +237,9 @@ def _lay_out(figure: go.Figure, height: int) -> None:
     )
 
 
-def _lay_out_years(figure: go.Figure, first: int, last: int) -> None:
+def _lay_out_years(figure: go.Figure, first: int, last: int, say: Texts) -> None:
     """An axis from ``first`` to ``last``, both the first year of a decade, with the decades as a ribbon."""
-    _lay_out(figure, YEAR_FIGURE_HEIGHT)
+    _lay_out(figure, YEAR_FIGURE_HEIGHT, say)
     for start in range(first, last, 10):
         figure.add_shape(
             type="rect",

@@ -328,24 +328,27 @@ def compare_artists(
 
 
 def compare_sounds(audio: str | None, change: str, model: str, request: gr.Request) -> tuple:
-    """The same recording as something has changed it: how it sounds, and what is answered from its sound."""
+    """The same recording as something has changed it: how both sound, and what is answered to each."""
     say = language(request)
     heard: list[np.ndarray] = []
 
     def answers() -> list[tuple[str, EraPrediction]]:
         sound = read_beginning(given(audio))
         changed = damage(sound[None], change, "what if")[0]
-        heard.append(changed)
+        heard.extend([sound, changed])
         recognise = recogniser(model).predict
         as_it_is = (say("as it is"), recognise((sound, SAMPLE_RATE)))
         return [as_it_is, (changes(say)[change], recognise((changed, SAMPLE_RATE)))]
 
     figure, words = _compare(answers, say)
     if not heard:
-        return gr.update(visible=False), figure, words
-    samples = np.clip(heard[0] / max(1.0, np.abs(heard[0]).max()), -1, 1)
-    player = gr.update(value=(SAMPLE_RATE, (samples * 32767).astype(np.int16)), visible=True)
-    return player, figure, words
+        return gr.update(visible=False), gr.update(visible=False), figure, words
+    loudest = max(1.0, *(np.abs(sound).max() for sound in heard))  # one scale: how loud is part of a sound
+    players = [
+        gr.update(value=(SAMPLE_RATE, (sound / loudest * 32767).astype(np.int16)), visible=True)
+        for sound in heard
+    ]
+    return *players, figure, words
 
 
 def changes(say: Texts) -> dict[str, str]:
@@ -364,7 +367,7 @@ def _compare(answers: Callable[[], list[tuple[str, EraPrediction]]], say: Texts)
         found = answers()
     except UnusableAudio as problem:
         return gr.skip(), panels.message(say.again(problem.sentence), "problem")
-    curves = gr.update(value=figures.comparison_figure(found), visible=True)
+    curves = gr.update(value=figures.comparison_figure(found, say), visible=True)
     return curves, panels.comparison(found, say)
 
 

@@ -40,7 +40,8 @@ def browser_texts(say: Texts = ENGLISH) -> str:
     """HTML, not shown: what ``assets/page.js`` and ``suggestions.js`` say, as data attributes."""
     texts = {
         "lost": say("The page has lost its server. It will be back by itself."),
-        "artists": say("Artists: choose with the arrow keys."),
+        "artists": say("Artists"),
+        "choose": say("Artists: choose with the arrow keys."),
         "you": say("you"),
         "model": say("the model"),
         "language": say.language,
@@ -191,7 +192,7 @@ def neighbours(found: Sequence[dict[str, str | int | float]], say: Texts = ENGLI
         f"<td><span class='swatch' style='background:{DECADE_COLOURS[decade(int(near['year']))]}'></span>"
         f"{near['year']}</td><td>{escape(str(near['artist']))}</td>"
         f"<td>{_search_link(str(near['artist']), str(near['title']))}</td>"
-        f"<td>{near['similarity']:.2f}</td></tr>"
+        f"<td>{say.format_field(near['similarity'], '.3f')}</td></tr>"
         for near in found
     )
     heads = [say("Year"), say("Artist"), say("Title (a search)")]
@@ -287,11 +288,14 @@ def needle(
         f"<span><i style='background:{colour}'></i>{name[:4]}</span>"
         for name, colour in DECADE_COLOURS.items()
     )
-    thought = f"{sum(prediction.seconds.values()):.2f}"
     if finished:
         state = say("All {heard:.0f} seconds together say {year}.", heard=seconds, year=prediction.year)
     else:
-        state = say("{heard:.0f} s heard, thought for {thought} s.", heard=seconds, thought=thought)
+        state = say(
+            "{heard:.0f} s heard. The model took {thought:.2f} s, recording and sending not counted.",
+            heard=seconds,
+            thought=sum(prediction.seconds.values()),
+        )
     return (
         f"<p class='sentence'>{escape(answer_sentence(prediction, say))}</p>"
         f"<div class='scale' aria-hidden='true' data-place='{place:.1f}'><div class='ribbon'>{decades}</div>"
@@ -373,7 +377,7 @@ def _words(shares: list[dict[str, str | float]], say: Texts) -> str:
         f"<span style='--weight:{share / most:.2f}' title='{_percent(share, say)}'>{escape(word)}</span>"
         for word, share in ((str(word["word"]), float(word["share"])) for word in shares)
     )
-    named = ", ".join(f"“{str(word['word']).strip('.,;:()')}”" for word in ranked[:3])
+    named = ", ".join(say("“{word}”", word=str(word["word"]).strip(".,;:()")) for word in ranked[:3])
     return (
         f"<p>{escape(say('The words that weighed most: {words}.', words=named))}</p>"
         f"<p class='words' style='--colour:{ARTIST_COLOUR}'>{words}</p>"

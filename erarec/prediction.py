@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,12 @@ from erarec.years import DECADES, YEARS, best_year, by_decade, interval
 __all__ = ["EraPrediction", "EraRecognizer", "UnusableAudio"]
 
 NEIGHBOURS = 10
+
+# What never changes is shared by all recognisers of a process (and a device).
+_library = cache(ArtistLibrary.load)
+_hearing = cache(Hearing)
+_reader = cache(BiographyReader)
+_familiarity = cache(Familiarity.load)
 
 
 @dataclass(frozen=True)
@@ -94,12 +101,13 @@ class EraRecognizer:
         if not path.is_file():
             raise ValueError(f"there is no model or checkpoint called {model}")
         self.model, self.config = load_checkpoint(path, self.device)
-        self.hearing = Hearing(self.device, encoder=self.config.encoder)
-        self.library = ArtistLibrary.load()
-        self.reader = BiographyReader(self.device) if self.model.reads_text else None
+        encoder = self.config.encoder
+        self.hearing = Hearing(self.device, encoder=encoder) if encoder else _hearing(self.device)
+        self.library = _library()
+        self.reader = _reader(self.device) if self.model.reads_text else None
         # A checkpoint of one's own has its map beside it, and has learned from other music.
         shipped = path.parent == CHECKPOINTS
-        self.familiarity = Familiarity.load() if shipped and "tagger" in self.config.towers else None
+        self.familiarity = _familiarity() if shipped and "tagger" in self.config.towers else None
         map_path = (ASSETS if shipped else path.parent) / f"map-{path.stem}.npz"
         self.map = EmbeddingMap.load(map_path) if map_path.exists() else None
 

@@ -5,13 +5,18 @@ catalogues in ``assets/texts`` give each of them in another language, under the 
 """
 
 import json
+import string
 from functools import cache
 from typing import Any, Self
+
+from babel.numbers import format_decimal, get_decimal_symbol, get_group_symbol
 
 from erarec import ASSETS
 
 LANGUAGES = {"en": "English", "de": "Deutsch", "fr": "Français", "es": "Español", "ja": "日本語"}
 CATALOGUES = ASSETS / "texts"
+# Python's formats, as Unicode's patterns.
+PATTERNS = {",": "#,##0", ".0f": "0", ".1f": "0.0", ".2f": "0.00", ".3f": "0.000"}
 
 
 class Sentence(str):
@@ -30,17 +35,22 @@ class Sentence(str):
         return sentence
 
 
-class Texts:
+class Texts(string.Formatter):
     """Says sentences in one language; what its catalogue lacks, in English."""
 
     def __init__(self, language: str = "en") -> None:
         self.language = language if language in LANGUAGES else "en"
         self._catalogue = catalogue(self.language)
+        self.separators = get_decimal_symbol(self.language) + get_group_symbol(self.language)
 
     def __call__(self, template: str, **values: Any) -> str:
         """An English template in this language, its gaps filled."""
         template = self._catalogue.get(template, template)
-        return template.format(**values) if values else template
+        return self.format(template, **values) if values else template
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        """A number with this language's comma and point; what has no format, as years have none, as it is."""
+        return format_decimal(value, PATTERNS[format_spec], self.language) if format_spec else str(value)
 
     def again(self, sentence: str) -> str:
         """A :class:`Sentence` in this language; any other text as it is."""

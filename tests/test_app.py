@@ -13,13 +13,14 @@ import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import quote_plus, urlsplit
+from urllib.parse import quote_plus, unquote, urlsplit
 
 import axe_playwright_python
+import httpx
 import mutagen.id3
 import numpy as np
 import pytest
@@ -27,12 +28,13 @@ import soundfile
 from conftest import melody
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
-from playwright.sync_api import Browser, Error, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Error, Page, sync_playwright
 
 from erarec.prediction import EraPrediction
 from erarec.texts import Texts
 
 APP = Path(__file__).parents[1] / "app.py"
+README = APP.with_name("README.md")
 START_SECONDS = 120  # a cold disk and a busy machine
 WAIT = 30_000  # ms: for an answer, on a busy machine
 DESKTOP, PHONE = (1400, 900), (390, 844)
@@ -66,27 +68,68 @@ ARTICLES = {
         "titles": {"canonical": "Fleetwood_Mac", "normalized": "Fleetwood Mac"},
         "description": "British-American rock band",
         "extract": "Fleetwood Mac are a rock band formed in London in 1967.",
-    }
+    },
+    "Nirvana (British band)": {
+        "type": "standard",
+        "namespace": {"id": 0, "text": ""},
+        "titles": {"canonical": "Nirvana_(British_band)", "normalized": "Nirvana (British band)"},
+        "description": "British pop group",
+        "extract": "Nirvana are a British pop group that began in 1965.",
+    },
+    "Nirvana": {"type": "disambiguation"},
 }
+NIRVANAS = [
+    {"title": "Nirvana (band)", "description": "American rock band"},
+    {"title": "Nirvana (British band)", "description": "British pop group"},
+]
 
 
 class Encyclopedia(BaseHTTPRequestHandler):
-    """Answers like Wikipedia, of one band."""
+    """Answers like Wikipedia, of three bands, two of which share a name."""
 
     def do_GET(self) -> None:
-        title = self.path.rpartition("/")[2].replace("_", " ").replace("%20", " ")
-        article = ARTICLES.get(title)
-        self.send_response(200 if article or "search" in self.path else 404)
+        title = unquote(self.path.rpartition("/")[2]).replace("_", " ")
+        answer: object = ARTICLES.get(title)
+        if "search" in self.path:
+            answer = {"pages": NIRVANAS if "Nirvana" in self.path else []}
+        self.send_response(200 if answer else 404)
         self.send_header("Content-Type", "application/json")
         self.end_headers()
-        self.wfile.write(json.dumps(article or {"pages": []}).encode())
+        self.wfile.write(json.dumps(answer).encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class Proxy(BaseHTTPRequestHandler):
+    """A web server that has the app under /era/, and else nothing."""
+
+    app: str
+
+    def forward(self) -> None:
+        if not self.path.startswith("/era/"):  # a browser asks every server for an icon
+            return self.send_error(204 if self.path == "/favicon.ico" else 404)
+        sent = self.rfile.read(int(self.headers["Content-Length"] or 0))
+        headers = dict(self.headers) | {"X-Forwarded-Host": self.headers["Host"]}
+        address = self.app + self.path.removeprefix("/era")
+        with httpx.stream(self.command, address, headers=headers, content=sent, timeout=None) as answer:
+            self.send_response(answer.status_code)
+            for name, value in answer.headers.multi_items():
+                if name not in ("transfer-encoding", "connection"):
+                    self.send_header(name, value)
+            self.end_headers()
+            with suppress(ConnectionError, httpx.RemoteProtocolError):  # whoever asked has left, or the app
+                for part in answer.iter_raw():
+                    self.wfile.write(part)
+
+    do_GET = do_POST = do_HEAD = forward
 
     def log_message(self, *_: object) -> None:
         pass
 
 
 @contextmanager
-def running(port: int, folder: Path, encyclopedia: str) -> Iterator[str]:
+def running(port: int, folder: Path, encyclopedia: str, prefix: str = "") -> Iterator[str]:
     """The app at a port, until the end; its address."""
     address, log = f"http://127.0.0.1:{port}", folder / "log"
     environment = os.environ | {
@@ -96,6 +139,7 @@ def running(port: int, folder: Path, encyclopedia: str) -> Iterator[str]:
         "APP": str(APP),
         "FOLDER": str(folder / "wikipedia"),
         "WIKIPEDIA": encyclopedia,
+        "GRADIO_ROOT_PATH": prefix,
     }
     with log.open("w") as output:
         app = subprocess.Popen([sys.executable, "-c", LAUNCH], env=environment, stdout=output, stderr=output)
@@ -122,12 +166,18 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-@pytest.fixture(scope="module")
-def encyclopedia() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Encyclopedia)
+@contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def encyclopedia() -> Iterator[str]:
+    with serving(Encyclopedia) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -196,6 +246,7 @@ def visit(browser: Browser, address: str) -> Iterator[Callable[..., Page]]:
         size: tuple[int, int] = DESKTOP,
         query: str = "",
         shown: str = "#embedding-map .main-svg",
+        base: str = address,
         **options: object,
     ) -> Page:
         page = browser.new_context(
@@ -204,9 +255,9 @@ def visit(browser: Browser, address: str) -> Iterator[Callable[..., Page]]:
         page.set_default_timeout(WAIT)
         for event in ("request", "websocket"):
             page.on(event, lambda asked: outside.append(asked.url) if _is_outside(asked.url) else None)
-        page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
+        page.on("console", lambda said: errors.append(_where(said)) if said.type == "error" else None)
         page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(address + query)
+        page.goto(base + query)
         page.locator(shown).first.wait_for()
         pages.append(page)
         return page
@@ -217,6 +268,10 @@ def visit(browser: Browser, address: str) -> Iterator[Callable[..., Page]]:
     assert outside == []
     # Gradio's player says so itself when it cannot draw a file that is no sound.
     assert [error for error in errors if "Waveform load error" not in error] == []
+
+
+def _where(said: ConsoleMessage) -> str:
+    return f"{said.text} ({said.location['url']})"
 
 
 def _is_outside(url: str) -> bool:
@@ -448,6 +503,40 @@ def test_wikipedia_is_asked_when_its_button_is_pressed_and_credited(
     page.locator("#biography-source .problem", has_text="no article").wait_for()
 
 
+def test_who_is_meant_is_asked_where_several_share_a_name(visit: Callable[..., Page]) -> None:
+    page = visit()
+    name_artist(page, "Nirvana")
+    page.get_by_role("button", name="What it reads about the artist").click()
+    page.click("#wikipedia-button")
+    page.locator("#biography-source", has_text="Who is meant?").wait_for()
+    choices = page.locator("#wikipedia-choices")
+    assert choices.get_by_role("radio").count() == len(NIRVANAS)
+    choices.get_by_label("Nirvana (British band): British pop group").check()
+    page.locator("#biography-source a", has_text="Nirvana (British band)").wait_for()
+    assert "began in 1965" in page.input_value("#biography-input textarea")
+    choices.wait_for(state="hidden")
+    page.fill("#artist-input input", "ABBA")
+    page.locator("#biography-source", has_text="ABBA").wait_for()
+    assert "1965" not in page.input_value("#biography-input textarea")
+
+
+def test_wikipedias_text_taken_out_by_hand_leaves_the_librarys(
+    visit: Callable[..., Page], tune: Path
+) -> None:
+    page = visit()
+    upload(page, tune)
+    name_artist(page, "Fleetwood Mac")
+    page.get_by_role("button", name="What it reads about the artist").click()
+    page.click("#wikipedia-button")
+    page.locator("#biography-source", has_text="CC BY-SA").wait_for()
+    page.fill("#biography-input textarea", "")
+    page.locator("#biography-source", has_text="From the library").wait_for()
+    predict(page)
+    assert "London in 1967" not in page.inner_text("#attention .words")
+    answer = json.loads(page.get_attribute("#answer-data [data-answer]", "data-answer"))["prediction"]
+    assert answer["artist"]["source"] == "library"
+
+
 def test_a_recording_drawn_by_lot_is_shown_with_its_neighbours(visit: Callable[..., Page]) -> None:
     page = visit()
     page.click("#surprise-button")
@@ -539,11 +628,38 @@ def test_one_thing_is_changed_and_the_answers_are_compared(visit: Callable[..., 
         page.get_by_label(name).check()
         page.locator("#sounds-table tbody th", has_text=name).wait_for()
         page.locator("#sounds-curves .legendtext", has_text=name).wait_for()
-    assert page.locator("#changed-sound").get_by_text("0:10").count() == 1
+    for player in ("unchanged-sound", "changed-sound"):
+        page.locator(f"#{player}").get_by_text("0:10").wait_for()
     for curves in ("models", "artists", "sounds"):
         box = page.locator(f"#{curves}-curves .main-svg").first.bounding_box()
         assert box["height"] > 100
         assert box["width"] > 400
+
+
+@pytest.mark.parametrize("motion", ["no-preference", "reduce"])
+def test_curves_move_to_another_answer_unless_motion_is_unwanted(
+    visit: Callable[..., Page], tune: Path, motion: str
+) -> None:
+    page = visit(reduced_motion=motion)
+    upload(page, tune)
+    page.get_by_role("tab", name="What if").click()
+    page.get_by_label("a phone in a room").check()
+    page.locator("#sounds-curves .legendtext", has_text="phone").wait_for()
+    page.wait_for_timeout(2000)
+    page.evaluate("""() => {
+        window.seen = new Set();
+        const look = () => {
+            const plot = document.querySelector("#sounds-curves .js-plotly-plot");
+            if (plot?.data) window.seen.add(String(plot.data[1].y));
+            requestAnimationFrame(look);
+        };
+        look();
+    }""")
+    page.get_by_label("nothing above 4 kHz").check()
+    page.locator("#sounds-curves .legendtext", has_text="4 kHz").wait_for()
+    page.wait_for_timeout(2000)
+    seen = page.evaluate("window.seen.size")
+    assert seen == 2 if motion == "reduce" else seen > 3
 
 
 def test_without_a_recording_nothing_is_compared(visit: Callable[..., Page]) -> None:
@@ -573,6 +689,30 @@ def test_the_needle_follows_the_microphone_and_agrees_in_the_end(
     )
     low, high = same["interval"]
     assert low <= year <= high
+
+
+def test_two_people_listen_live_and_each_has_a_needle(browser: Browser, visit: Callable[..., Page]) -> None:
+    hears, is_deaf = visit(), visit(query="/?tab=live", shown="#live-input .record-button")
+    is_deaf.evaluate("""() => {
+        const devices = navigator.mediaDevices, listen = devices.getUserMedia.bind(devices);
+        devices.getUserMedia = async (asked) => {
+            const stream = await listen(asked);
+            for (const track of stream.getTracks()) track.enabled = false;  // silence
+            return stream;
+        };
+    }""")
+    hears.get_by_role("tab", name="Live").click()
+    hears.wait_for_timeout(2000)  # Gradio's recorder is loaded after the page
+    for page in (is_deaf, hears):
+        page.locator("#live-input .record-button").click()
+    hears.locator("#needle .scale").wait_for()
+    heard = "Number(document.querySelector('#needle .aside').textContent.match(/\\d+/)[0])"
+    hears.wait_for_function(f"{heard} >= 6")
+    assert "hear nothing" in is_deaf.inner_text("#needle")
+    for page in (is_deaf, hears):
+        page.locator("#live-input .stop-button").click()
+    hears.locator("#needle .aside", has_text="seconds together say").wait_for()
+    assert is_deaf.locator("#needle .scale").count() == 0
 
 
 def test_the_microphone_is_asked_for_music(visit: Callable[..., Page]) -> None:
@@ -634,6 +774,31 @@ def test_nothing_stands_in_the_way_of_a_screen_reader(
         assert [(tab, one["id"], one["nodes"][0]["target"]) for one in grave] == []
 
 
+def test_every_control_is_reached_by_keyboard_and_has_a_name(visit: Callable[..., Page], tune: Path) -> None:
+    page = visit()
+    upload(page, tune)
+    name_artist(page, "ABBA")
+    predict(page)
+    reached = []
+    while len(reached) < 300:  # from the button to the page's end, and on from its beginning
+        page.keyboard.press("Tab")
+        if page.evaluate("'reached' in document.activeElement.dataset"):
+            break
+        page.evaluate("document.activeElement.dataset.reached = ''")
+        if page.evaluate("document.activeElement !== document.body"):
+            reached.append(page.locator("*:focus").aria_snapshot().splitlines()[0])
+    assert [control for control in reached if '"' not in control] == []
+    missed = page.evaluate("""() =>
+        [...document.querySelectorAll("a[href], button, input, textarea, select")]
+            .filter((one) => one.checkVisibility({visibilityProperty: true}) && !one.disabled)
+            .filter((one) => one.tabIndex >= 0 && one.type !== "radio" && !("reached" in one.dataset))
+            .map((one) => one.outerHTML.slice(0, 200))
+    """)
+    assert missed == []
+    for name in ("1970s", "Artist (optional)", "Name the year", "Guess first", "What if", "Save as JSON"):
+        assert any(name in control for control in reached)
+
+
 def test_two_people_do_not_see_each_others_answers(
     visit: Callable[..., Page], tune: Path, tmp_path: Path
 ) -> None:
@@ -666,19 +831,50 @@ def test_a_name_typed_over_another_is_read_from_the_library(visit: Callable[...,
 def test_who_waits_sees_it_and_can_stop(visit: Callable[..., Page], address: str, tune: Path) -> None:
     page = visit()
     upload(page, tune)
-    assert not page.locator("#stop-button").is_visible()
-    others = Client(address, verbose=False).submit([handle_file(tune)] * 40, api_name="/annotate")
-    while others.status().code.name != "PROCESSING":  # the files have been sent, and the model is taken
-        page.wait_for_timeout(50)
-    page.click("#predict-button")
-    page.locator("#answer", has_text=re.compile(r"queue: \d/\d")).wait_for()
-    page.click("#stop-button")
-    page.locator("#stop-button").wait_for(state="hidden")
-    assert len(others.result()) == 40
+    stop = page.locator("#input-column .stops")
+    assert not stop.is_visible()
+    with busy(page, address, tune):
+        page.click("#predict-button")
+        page.locator("#answer", has_text=re.compile(r"queue: \d/\d")).wait_for()
+        stop.click()
+        stop.wait_for(state="hidden")
     page.wait_for_timeout(1500)
     assert page.locator("#answer .sentence").count() == 0
     predict(page)
-    page.locator("#stop-button").wait_for(state="hidden")
+    stop.wait_for(state="hidden")
+
+
+def test_what_is_compared_can_be_stopped_and_asked_again(
+    visit: Callable[..., Page], address: str, tune: Path
+) -> None:
+    page = visit()
+    upload(page, tune)
+    page.get_by_role("tab", name="What if").click()
+    changed = page.get_by_label("a phone in a room")
+    stops = {place: page.locator(f"#{place} .stops") for place in ("models", "artists", "sounds")}
+    with busy(page, address, tune):
+        page.click("#compare-models")
+        page.press("#other-artist-input input", "Enter")
+        changed.check()
+        for stop in stops.values():
+            stop.click()
+            stop.wait_for(state="hidden")
+    page.wait_for_timeout(1500)
+    assert page.locator(".experiment table").count() == 0
+    assert not changed.is_checked()
+    changed.check()
+    page.locator("#sounds-table table").wait_for()
+    stops["sounds"].wait_for(state="hidden")
+
+
+@contextmanager
+def busy(page: Page, address: str, sound: Path) -> Iterator[None]:
+    """Somebody else's forty files are being answered; at the end they are."""
+    others = Client(address, verbose=False).submit([handle_file(sound)] * 40, api_name="/annotate")
+    while others.status().code.name != "PROCESSING":  # the files have been sent, and the model is taken
+        page.wait_for_timeout(50)
+    yield
+    assert len(others.result()) == 40
 
 
 def test_a_file_name_may_hold_anything(visit: Callable[..., Page], tune: Path, tmp_path: Path) -> None:
@@ -718,7 +914,7 @@ def test_the_last_of_several_presses_is_answered(visit: Callable[..., Page], tun
     page.fill("#artist-input input", "Queen")
     page.press("#artist-input input", "Enter")
     page.locator("#attention .words", has_text="Queen").wait_for()
-    page.locator("#stop-button").wait_for(state="hidden")
+    page.locator("#input-column .stops").wait_for(state="hidden")
 
 
 def test_a_server_that_comes_back_is_noticed(
@@ -762,3 +958,42 @@ def test_the_first_screen_holds_input_and_answer_and_nothing_is_cut_off(
         )
         assert button["y"] + button["height"] <= 768
         assert years["y"] + 200 <= 768
+
+
+def test_behind_a_path_prefix_everything_works(
+    visit: Callable[..., Page], tune: Path, tmp_path: Path, encyclopedia: str
+) -> None:
+    with running(free_port(), tmp_path, encyclopedia, prefix="/era") as app:
+        with serving(type("Fronting", (Proxy,), {"app": app})) as front:
+            page = visit(
+                query="/era/?example=1970s&artist=ABBA",
+                base=front,
+                permissions=["clipboard-read", "clipboard-write"],
+            )
+            page.locator("#audio-input").get_by_label("Clear").wait_for()
+            page.locator("#biography-source", has_text="ABBA").wait_for()
+            assert re.search(r"\d{4}", predict(page))
+            page.locator("#attention .seconds button").nth(2).click()
+            page.wait_for_function("document.querySelector('#heard').currentTime > 3")
+            page.click("[data-save=link]")
+            page.locator("#share [data-copied]", has_text="Copied.").wait_for()
+            link = urlsplit(page.evaluate("navigator.clipboard.readText()"))
+            assert (link.path, set(link.query.split("&"))) == ("/era/", {"example=1970s", "artist=ABBA"})
+            with page.expect_response(lambda answer: "/app_id" in answer.url) as alive:
+                assert alive.value.ok
+            assert not page.locator("#lost").is_visible()
+            assert curl(f"{front}/era", tune, tmp_path)["artist"]["name"] == "Fleetwood Mac"
+
+
+def curl(address: str, sound: Path, folder: Path) -> dict:
+    """The answer that the README's lines for curl fetch."""
+    script = re.search(r"```sh\n(page=.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)[1]
+    shutil.copy(sound, folder / "song.mp3")
+    script = script.replace("http://127.0.0.1:7860", address)
+    said = subprocess.run(["sh", "-c", script], cwd=folder, capture_output=True, text=True, timeout=60).stdout
+    return json.loads(re.search(r"event: complete\ndata: (.*)", said)[1])[0]
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
+def test_the_readmes_lines_for_curl_fetch_an_answer(address: str, tune: Path, tmp_path: Path) -> None:
+    assert curl(address, tune, tmp_path)["artist"]["name"] == "Fleetwood Mac"

@@ -52,8 +52,7 @@ def test_each_known_recording_is_one_dot_in_its_decades_colour(known: EmbeddingM
     assert sum(len(decade.x) for decade in figure.data) == len(known.years)
     for decade in figure.data:
         assert decade.marker.color == figures.DECADE_COLOURS[decade.name]
-    texts = [text for decade in figure.data for text in decade.text]
-    assert "<b>Artist 0</b><br>Title 0<br>1921" in texts
+    assert ["Artist 0", "Title 0", 1921] in [list(row) for row in figure.data[0].customdata]
 
 
 def test_the_song_is_a_star_and_its_ten_nearest_are_ringed(
@@ -63,8 +62,7 @@ def test_the_song_is_a_star_and_its_ten_nearest_are_ringed(
     star, rings = traces["this song"], traces["nearest ten"]
     assert star.marker.symbol == "star"
     assert [star.x[0], star.y[0]] == prediction.map
-    named = [f"<b>{near['artist']}</b>" for near in prediction.neighbours]
-    assert [text.split("<br>")[0] for text in rings.text] == named
+    assert [row[0] for row in rings.customdata] == [near["artist"] for near in prediction.neighbours]
 
 
 def test_a_known_recording_drawn_by_lot_stands_where_it_lies(known: EmbeddingMap) -> None:
@@ -72,7 +70,7 @@ def test_a_known_recording_drawn_by_lot_stands_where_it_lies(known: EmbeddingMap
     star = traces["drawn by lot"]
     np.testing.assert_allclose([star.x[0], star.y[0]], known.coordinates[7])
     assert "Artist 7" in star.hovertemplate
-    assert "Title 7" in traces["nearest ten"].text[0]
+    assert traces["nearest ten"].customdata[0][1] == "Title 7"
 
 
 def test_a_comparison_draws_each_answer_on_the_same_years(
@@ -88,5 +86,6 @@ def test_a_comparison_draws_each_answer_on_the_same_years(
 
 def test_figures_speak_the_readers_language(known: EmbeddingMap, prediction: EraPrediction) -> None:
     say = Texts("de")
+    assert figures.year_figure(prediction, say).layout.separators == ",."
     assert figures.year_figure(prediction, say).data[0].name == "die Antwort"
     assert "1970er" in [trace.name for trace in figures.map_figure(known, prediction, say=say).data]

@@ -73,7 +73,7 @@ def test_names_and_words_cannot_smuggle_in_html(known: EmbeddingMap, prediction:
         panels.attention(hostile),
         panels.neighbours(hostile.neighbours),
         panels.message(evil),
-        *figures.map_figure(strange).data[0].text,
+        *figures.map_figure(strange).data[0].customdata[0][:2],
     ]
     assert not any("<img" in html for html in shown)
 
@@ -116,6 +116,25 @@ def test_a_guess_is_judged_by_the_files_year(
 
 def test_equally_near_guesses_both_win(prediction: EraPrediction) -> None:
     assert "data-winner='both'" in panels.guess(replace(prediction, year=1978), 1974, 1976)
+
+
+def test_numbers_are_written_as_the_reader_writes_them(
+    known: EmbeddingMap, prediction: EraPrediction
+) -> None:
+    near = [{"artist": "A", "title": "B", "year": 1977, "similarity": 0.875}]
+    assert "<td>0,875</td>" in panels.neighbours(near, Texts("de"))
+    assert "1977" in panels.neighbours(near, Texts("de"))
+    assert "9,0" in Texts("fr")("Only {seconds:.1f} s of sound: a longer recording is surer.", seconds=9)
+    many = replace(known, years=np.repeat(known.years, 60))
+    for language, count in (("en", "3,600"), ("de", "3.600"), ("fr", "3\u202f600")):
+        assert f"{count} " in panels.known_years_caption(many, Texts(language))
+
+
+@pytest.mark.parametrize(("language", "word"), [("en", "“1976”"), ("de", "„1976“"), ("ja", "「1976」")])
+def test_words_stand_in_the_readers_quotation_marks(
+    prediction: EraPrediction, language: str, word: str
+) -> None:
+    assert word in panels.attention(prediction, say=Texts(language))
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -56,6 +56,12 @@ def reader(recognizers) -> erarec.EraRecognizer:
     return recognizers[READS]
 
 
+def test_recognisers_share_what_is_not_their_own(recognizers: dict[str, erarec.EraRecognizer]) -> None:
+    assert len({id(each.library) for each in recognizers.values()}) == 1
+    assert len({id(each.hearing) for each in recognizers.values()}) == 1
+    assert len({id(each.model) for each in recognizers.values()}) == len(recognizers)
+
+
 @pytest.fixture(scope="module")
 def songs(tmp_path_factory) -> list[Path]:
     folder = tmp_path_factory.mktemp("songs")
