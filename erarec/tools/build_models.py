@@ -3,8 +3,8 @@
     python -m erarec.tools.build_models DATA [--work build/models] [--only audio-suc ...]
 
 Each model is trained six times: on four of five folds, to be measured on the fifth (no artist is in two
-folds), and on all clips, to be shipped. What is finished is kept in the work folder, so an interrupted run
-goes on where it was.
+folds), and on all clips, to be shipped; one also without each source. What is finished is kept in the work
+folder, so an interrupted run goes on where it was.
 """
 
 import argparse
@@ -12,14 +12,13 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 
 import erarec
 from erarec import ASSETS, CHECKPOINTS
-from erarec.artist import FOLDS
 from erarec.cards import LOSSES
 from erarec.clips import Clip, FeatureCache, Material, read_leads, read_manifest, read_songs
 from erarec.evaluation import (
@@ -44,15 +43,17 @@ from erarec.years import YEAR_COUNT
 ROOT = Path(__file__).parents[2]
 CARD = Path(__file__).with_name("card.md")
 TAGGER_ALONE = "audio-cnn, tagger tower"
+SOURCES_LEFT_OUT = "audio-suc, whole source left out"
 
 
 @dataclass(frozen=True)
 class Run:
-    """One row of the results: a model, and whether it is shipped."""
+    """One row of the results: a model, whether it is shipped, and what is left out of each training."""
 
     name: str
     settings: Settings
     shipped: bool = True
+    leaving_out: Literal["fold", "source"] = "fold"
 
     @property
     def folder(self) -> str:
@@ -64,42 +65,49 @@ RUNS = [
     # The sound encoder of the other two without their losses: what L_EC adds is seen against this one.
     Run(TAGGER_ALONE, replace(default_settings("audio-suc"), model="audio-cnn"), shipped=False),
     Run("audio-suc", default_settings("audio-suc")),
+    # A source has its own recordings, rips and encoders: how it is with one that was never heard.
+    Run(SOURCES_LEFT_OUT, default_settings("audio-suc"), shipped=False, leaving_out="source"),
     Run("audioart-mmc", default_settings("audioart-mmc")),
 ]
 
 
 SOUND_PHONE = Ask("sound alone, through the phone", hearing="phone")
+SOUND_4K = Ask("sound alone, low-passed at 4 kHz", hearing="low-pass-4k")
 BOTH_PHONE = Ask("sound and artist, through the phone", hearing="phone", with_artist=True)
 ARTIST = Ask("artist alone", with_sound=False, with_artist=True)
 
 
 def asks(run: Run) -> list[Ask]:
-    return [SOUND, SOUND_PHONE, *([BOTH, BOTH_PHONE, ARTIST] if run.settings.model == "audioart-mmc" else [])]
+    return [
+        SOUND,
+        SOUND_PHONE,
+        SOUND_4K,
+        *([BOTH, BOTH_PHONE, ARTIST] if run.settings.model == "audioart-mmc" else []),
+    ]
 
 
 def build(run: Run, material: Material, work: Path, device: str, precision: str) -> dict[str, np.ndarray]:
-    """Train a run's six models; returns the out-of-fold distributions [N, 140] for each question."""
+    """Train a run's models; returns the distributions [N, 140] for each question, by models that have not
+    heard the clip."""
     kept = work / run.folder / "out-of-fold.npz"  # written last
     if kept.exists():
         with np.load(kept) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    folds = np.array([clip.fold for clip in material.clips])
-    answers = {ask.name: np.zeros((len(folds), YEAR_COUNT), np.float32) for ask in asks(run)}
-    for fold in [*range(FOLDS), None]:
-        if fold is None and not run.shipped:
-            continue
-        name = "all" if fold is None else f"fold-{fold}"
+    parts = np.array([getattr(clip, run.leaving_out) for clip in material.clips])
+    answers = {ask.name: np.zeros((len(parts), YEAR_COUNT), np.float32) for ask in asks(run)}
+    for part in [*sorted(set(parts)), *([None] if run.shipped else [])]:
+        name = "all" if part is None else f"{run.leaving_out}-{part}"
         path = work / run.folder / f"{name}.safetensors"
         if not path.exists():
             print(f"{run.name}, {name}", flush=True)
             state = path.with_suffix(".state")
-            members = None if fold is None else folds != fold
+            members = None if part is None else parts != part
             save_checkpoint(*train(material, run.settings, members, state, device, precision), path)
             clear_state(state)
-        if fold is None:
+        if part is None:
             continue
         model, _ = load_checkpoint(path)
-        test = np.flatnonzero(folds == fold)
+        test = np.flatnonzero(parts == part)
         for ask in asks(run):
             answers[ask.name][test] = ask.of(model, material, test)["years"]
     np.savez_compressed(kept, **cast(dict[str, Any], answers))
@@ -207,7 +215,7 @@ def main() -> None:
         arguments.device,
     )
     features = FeatureCache(cache, resolve_device(arguments.device))
-    material.features.update(features.features(clips, ["phone"], with_mel=True))
+    material.features.update(features.features(clips, ["phone", "low-pass-4k"], with_mel=True))
     clean = material.features["clean"]
     heard = [clean.tagger[clean.of(row)] for row in range(len(clips))]
     means = [rows.mean(0, dtype=np.float32) for rows in heard if len(rows)]
