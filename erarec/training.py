@@ -56,7 +56,7 @@ class Settings:
 
     model: str
     towers: tuple[str, ...] = ("tagger",)
-    epochs: int = 40
+    epochs: int = 60
     batch_size: int = 128
     excerpts: int = 3  # of a clip at most in one batch, drawn at random
     words: int = 96  # of a biography at most in one batch, drawn at random
@@ -67,7 +67,7 @@ class Settings:
     beta: float = 0.2  # weight of L_MMC
     temperature: float = 0.1
     denominator: Literal["pair", "negatives", "all"] = "pair"  # of L_EC
-    sound_epochs: int = 40  # of each side alone, before both together
+    sound_epochs: int = 60  # of each side alone, before both together
     artist_epochs: int = 2
     artist_batch_size: int = 256
     pretrained_rate: float = 0.2  # learning rate of both sides then, relative to the fusion's
