@@ -61,6 +61,8 @@ EXCERPT_SECONDS = 3.0
 EXCERPT_SAMPLES = round(EXCERPT_SECONDS * SAMPLE_RATE)  # 66,150
 MEL_FRAMES = EXCERPT_SAMPLES // HOP + 1  # 130
 MAX_EXCERPTS = 20
+FEWEST_EXCERPTS = 4  # of what is long enough for them to begin half a second apart
+STEP_SECONDS = 0.5
 MIN_SECONDS = 1.0
 SILENCE = 1e-4  # peak, -80 dB of full scale
 LOUD_QUANTILE = 0.99  # of the absolute samples: what clipping on the way, or one click, hardly moves
@@ -104,9 +106,13 @@ def excerpt_starts(duration: float) -> np.ndarray:
     """Where excerpts begin in ``duration`` seconds: evenly spread, together covering all up to a minute, but
     for a tenth of an excerpt at most (encoders add some milliseconds).
 
+    Of a fragment they overlap, so that there are up to four of them, half a second apart: of 150 fragments
+    of 5 s four excerpts brought 4.0 points more within 3 years than two.
+
     Shape: [E] float64 seconds, 1 <= E <= 20.
     """
-    count = min(MAX_EXCERPTS, max(1, int(np.ceil(duration / EXCERPT_SECONDS - SPARE))))
+    overlapping = min(FEWEST_EXCERPTS, 1 + max(0, int((duration - EXCERPT_SECONDS) / STEP_SECONDS)))
+    count = min(MAX_EXCERPTS, max(overlapping, int(np.ceil(duration / EXCERPT_SECONDS - SPARE))))
     return np.linspace(0.0, max(0.0, duration - EXCERPT_SECONDS), count)
 
 

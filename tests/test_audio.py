@@ -134,8 +134,8 @@ def test_an_encoders_padding_does_not_add_an_excerpt(seconds, count):
 
 
 def test_every_excerpt_is_brought_to_the_same_level():
-    loud = melody(9, SAMPLE_RATE)
-    quiet_then_loud = loud * np.repeat([0.01, 0.1, 1], 3 * SAMPLE_RATE).astype(np.float32)
+    loud = melody(15, SAMPLE_RATE)
+    quiet_then_loud = loud * np.repeat([0.01, 0.1, 1, 0.5, 0.03], 3 * SAMPLE_RATE).astype(np.float32)
     expected = cut_excerpts(loud).sound
     np.testing.assert_allclose(cut_excerpts(quiet_then_loud).sound, expected, atol=1e-5)
     np.testing.assert_allclose(np.quantile(np.abs(expected), 0.99, axis=1), 0.6, rtol=1e-2)
@@ -169,11 +169,18 @@ def test_padding_does_not_make_a_short_recording_louder():
 
 
 def test_silent_excerpts_are_left_out():
-    sound = melody(9, SAMPLE_RATE)
+    sound = melody(15, SAMPLE_RATE)
     sound[3 * SAMPLE_RATE : 6 * SAMPLE_RATE] = 0
     excerpts = cut_excerpts(sound)
-    assert excerpts.starts.tolist() == [0, 6]
-    assert len(excerpts.sound) == len(excerpts.seconds) == 2
+    assert excerpts.starts.tolist() == [0, 6, 9, 12]
+    assert len(excerpts.sound) == len(excerpts.seconds) == 4
+
+
+@pytest.mark.parametrize(
+    ("seconds", "starts"), [(3.4, [0]), (3.6, [0, 0.6]), (4, [0, 0.5, 1]), (6, [0, 1, 2, 3])]
+)
+def test_excerpts_of_a_fragment_overlap(seconds, starts):
+    assert excerpt_starts(seconds).tolist() == pytest.approx(starts)
 
 
 def test_channels_are_averaged():
