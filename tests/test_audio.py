@@ -177,7 +177,7 @@ def test_silent_excerpts_are_left_out():
 
 
 @pytest.mark.parametrize(
-    ("seconds", "starts"), [(3.4, [0]), (3.6, [0, 0.6]), (4, [0, 0.5, 1]), (6, [0, 1, 2, 3])]
+    ("seconds", "starts"), [(3.2, [0]), (3.6, [0, 0.6]), (4, [0, 0.5, 1]), (6, [0, 1, 2, 3])]
 )
 def test_excerpts_of_a_fragment_overlap(seconds, starts):
     assert excerpt_starts(seconds).tolist() == pytest.approx(starts)
