@@ -11,7 +11,7 @@ from urllib.parse import quote_plus
 import numpy as np
 
 from erarec.artist import Artist
-from erarec.audio import Excerpts
+from erarec.audio import SAMPLE_RATE, Excerpts
 from erarec.figures import ARTIST_COLOUR, DECADE_COLOURS, SOUND_COLOUR, shown_decades
 from erarec.maps import EmbeddingMap
 from erarec.prediction import EraPrediction
@@ -339,10 +339,10 @@ def _seconds(shares: list[dict[str, float]], excerpts: Excerpts | None, address:
             time=_clock(excerpt["start"]),
             share=_percent(excerpt["share"], say),
         )
-        wave = _wave(excerpts.sound[row]) if excerpts is not None else ""
-        # Excerpts may overlap a little: each ends where the next begins.
+        # Excerpts may overlap, those of a fragment by much: each ends where the next begins.
         until = shares[row + 1]["start"] if row + 1 < len(shares) else excerpt["end"]
         width = min(until, excerpt["end"]) - excerpt["start"]
+        wave = "" if excerpts is None else _wave(excerpts.sound[row, : round(width * SAMPLE_RATE)])
         buttons.append(
             f"<button type='button' data-start='{excerpt['start']:.2f}' title='{escape(spoken)}' "
             f"aria-label='{escape(spoken)}' style='left:{100 * excerpt['start'] / end:.2f}%;"
