@@ -141,19 +141,20 @@ def test_the_full_plan_runs_all_rows_on_all_folds_with_three_seeds() -> None:
         assert all((row.folds, row.seeds) == ((0, 1, 2, 3, 4), (0, 1, 2)) for row in rows)
 
 
-def test_cheap_quick_and_full_have_the_same_rows() -> None:
+def test_cheap_and_quick_rows_are_among_those_of_the_full_plan() -> None:
     full, cheap = plan(range(5), full=True), plan(range(5), full=False)
     for other in (cheap, shrink(cheap)):
-        assert {s: [row.name for row in rows] for s, rows in other.items()} == {
-            s: [row.name for row in rows] for s, rows in full.items()
-        }
+        assert list(other) == list(full)
+        for section, rows in other.items():
+            assert {row.name for row in rows} <= {row.name for row in full[section]}
+            assert len(rows) >= 2
 
 
 def test_rows_that_agree_share_their_trainings() -> None:
     sections = plan(range(5), full=False)
     trainings = [t for rows in sections.values() for row in rows for t in row.trainings()]
     assert len(set(trainings)) < 0.7 * len(trainings)
-    assert sections["alpha"][0].trainings() == sections["ours"][0].trainings()
+    assert set(sections["alpha"][0].trainings()) < set(sections["ours"][0].trainings())
 
 
 def test_trainings_that_share_sides_are_one_chain() -> None:
