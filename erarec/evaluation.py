@@ -8,14 +8,14 @@ from a bootstrap over artists. All but one metric are means over clips, and so s
 resample is then one row of counts times a table of sums, and a thousand of them one matrix product.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize, minimize_scalar
 from scipy.special import logsumexp, softmax
 from torch import Tensor
 
@@ -140,19 +140,48 @@ def at_temperature(probabilities: np.ndarray, temperature: np.ndarray | float) -
     return softmax(np.log(np.maximum(probabilities, 1e-12)) * inverse, axis=1).astype(np.float32)
 
 
-def temperatures_by_fold(clips: Sequence[Labelled], probabilities: np.ndarray) -> np.ndarray:
-    """A temperature for each clip, fitted on the out-of-fold answers to the scored clips of the other folds.
+def fit_weights(parts: np.ndarray, year_lo: np.ndarray, year_hi: np.ndarray) -> np.ndarray:
+    """The weights a and b that make a x + b y + z, as log-probabilities, likeliest: a stack of two answers.
 
-    Shape: N clips, probabilities [N, 140] -> [N].
+    Shape: parts [3, N, 140], x, y and z; year_lo, year_hi [N] -> [2].
     """
-    folds = np.array([clip.fold for clip in clips])
+    target = years.target_distribution(year_lo, year_hi, CALIBRATION_SIGMA)
+
+    def cost(weights: np.ndarray) -> float:  # convex
+        logs = _weighted(parts, weights)
+        return float((logsumexp(logs, axis=1) - (target * logs).sum(1)).mean())
+
+    return minimize(cost, np.ones(2), method="Nelder-Mead", options={"xatol": 1e-3, "fatol": 1e-6}).x
+
+
+def with_weights(parts: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """What ``fit_weights`` makes likely. Shape: [3, N, 140], weights [2] or [N, 2] -> [N, 140] float32."""
+    return softmax(_weighted(parts, weights), axis=1).astype(np.float32)
+
+
+def _weighted(parts: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    first, second = np.moveaxis(np.asarray(weights), -1, 0)[..., None]
+    return first * parts[0] + second * parts[1] + parts[2]
+
+
+def fitted_by_fold(
+    clips: Sequence[Labelled], chosen: np.ndarray, fit: Callable[[np.ndarray, np.ndarray, np.ndarray], Any]
+) -> np.ndarray:
+    """For each clip what ``fit`` finds on the scored and ``chosen`` clips of the other folds.
+
+    Args:
+        chosen: [N] bool.
+        fit: from (which clips [N] bool, their year_lo, their year_hi) to a number or an array [K].
+
+    Returns [N] or [N, K].
+    """
+    folds, scored = np.array([clip.fold for clip in clips]), np.array([clip.scored for clip in clips])
     lo, hi = np.array([c.year_lo for c in clips]), np.array([c.year_hi for c in clips])
-    scored = np.array([clip.scored for clip in clips])
-    temperatures = np.ones(len(clips))
+    fitted = {}
     for fold in np.unique(folds):
-        others = scored & (folds != fold)
-        temperatures[folds == fold] = fit_temperature(probabilities[others], lo[others], hi[others])
-    return temperatures
+        others = scored & chosen & (folds != fold)
+        fitted[fold] = fit(others, lo[others], hi[others])
+    return np.array([fitted[fold] for fold in folds])
 
 
 def report(

@@ -13,12 +13,14 @@ from erarec.evaluation import (
     at_temperature,
     describe_change,
     fit_temperature,
+    fit_weights,
+    fitted_by_fold,
     markdown_table,
     mean_interval,
     metrics,
     paired_difference,
     report,
-    temperatures_by_fold,
+    with_weights,
 )
 
 
@@ -338,6 +340,12 @@ def overconfident(count: int, temperature: float, seed: int = 0) -> tuple[list[S
     return clips, at_temperature(honest, 1 / temperature)
 
 
+def by_fold(clips: list[Song], probabilities: np.ndarray) -> np.ndarray:
+    """Each clip's temperature, from the other folds."""
+    everyone = np.ones(len(clips), bool)
+    return fitted_by_fold(clips, everyone, lambda who, *span: fit_temperature(probabilities[who], *span))
+
+
 def test_the_temperature_undoes_what_made_an_answer_too_sure():
     clips, sharp = overconfident(1500, temperature=2.0)
     lo = np.array([clip.year_lo for clip in clips])
@@ -349,7 +357,7 @@ def test_a_folds_temperature_does_not_know_its_own_clips():
     clips, sharp = overconfident(500, temperature=2.0)
     first = np.array([clip.fold == 0 for clip in clips])
     other = np.where(first[:, None], sharp[::-1], sharp)  # nonsense in one fold
-    before, after = temperatures_by_fold(clips, sharp), temperatures_by_fold(clips, other)
+    before, after = by_fold(clips, sharp), by_fold(clips, other)
     assert (before[first] == after[first]).all()
     assert (before[~first] != after[~first]).all()
 
@@ -357,6 +365,19 @@ def test_a_folds_temperature_does_not_know_its_own_clips():
 def test_calibrated_intervals_hold_what_they_say():
     clips, sharp = overconfident(1500, temperature=2.0)
     raw = report(clips, sharp)["overall"]["coverage_80"]["value"]
-    calibrated = report(clips, at_temperature(sharp, temperatures_by_fold(clips, sharp)))
+    calibrated = report(clips, at_temperature(sharp, by_fold(clips, sharp)))
     assert raw < 0.65
     assert 0.76 < calibrated["overall"]["coverage_80"]["value"] < 0.84
+
+
+def test_the_weights_tell_what_knows_from_what_guesses():
+    clips, sharp = overconfident(800, temperature=2.0)
+    lo = np.array([clip.year_lo for clip in clips])
+    other = years.target_distribution(lo[::-1].copy(), lo[::-1].copy(), sigma=8.0)
+    knows, guesses = (np.log(np.maximum(p, 1e-12)) for p in (sharp, other))
+    parts = np.stack([knows, guesses, np.zeros_like(knows)])
+    weights = fit_weights(parts, lo, lo)
+    assert weights == pytest.approx([0.5, 0], abs=0.1)
+    np.testing.assert_allclose(with_weights(parts, np.array([0.5, 0])), at_temperature(sharp, 2.0), atol=1e-6)
+    each = np.tile([0.5, 0], (len(clips), 1))
+    np.testing.assert_allclose(with_weights(parts, each), at_temperature(sharp, 2.0), atol=1e-6)

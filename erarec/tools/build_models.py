@@ -9,7 +9,7 @@ folder, so an interrupted run goes on where it was.
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -28,14 +28,16 @@ from erarec.evaluation import (
     at_temperature,
     describe_change,
     fit_temperature,
+    fit_weights,
+    fitted_by_fold,
     map_manifest,
     markdown_table,
     paired_difference,
     report,
-    temperatures_by_fold,
+    with_weights,
 )
 from erarec.familiarity import FAMILIARITY, Familiarity
-from erarec.models import STATES, load_checkpoint, resolve_device, save_checkpoint
+from erarec.models import STATES, AudioArtMMC, EraModel, load_checkpoint, resolve_device, save_checkpoint
 from erarec.prediction import EraRecognizer
 from erarec.training import Settings, clear_state, default_settings, prepare, train
 from erarec.years import YEAR_COUNT
@@ -114,22 +116,69 @@ def build(run: Run, material: Material, work: Path, device: str, precision: str)
     return answers
 
 
-def calibrate(
-    run: Run, clips: list[Clip], answers: dict[str, np.ndarray]
-) -> tuple[dict[str, np.ndarray], list[float]]:
-    """Answers at the temperatures of the other folds, and the temperatures of the model to be shipped.
+@dataclass(frozen=True)
+class Calibration:
+    """What is fitted on held-out clips and kept in a shipped checkpoint."""
 
-    Of each of models.STATES one, fitted on clean sound, and used whatever the sound came through.
+    temperatures: np.ndarray
+    product_weights: np.ndarray | None = None
+
+    def ship(self, model: EraModel) -> None:
+        model.temperatures.copy_(torch.from_numpy(self.temperatures))
+        if self.product_weights is not None:
+            cast(AudioArtMMC, model).product_weights.data.copy_(torch.from_numpy(self.product_weights))
+
+
+def calibrate(
+    run: Run, material: Material, answers: dict[str, np.ndarray], work: Path
+) -> tuple[dict[str, np.ndarray], Calibration]:
+    """Answers calibrated on the other folds, and the calibration of the model to be shipped.
+
+    Each modality alone has a temperature; where there are both, the product has weights, in place of those
+    that it learned in training: there, both had seen the clips. All are fitted on clean sound, and used
+    whatever the sound came through.
     """
+    clips = material.clips
+    everyone = np.ones(len(clips), bool)
     scored = np.array([clip.scored for clip in clips])
-    lo, hi = np.array([c.year_lo for c in clips])[scored], np.array([c.year_hi for c in clips])[scored]
-    by_state, shipped = {}, [1.0] * len(STATES)
-    for ask in (SOUND, BOTH, ARTIST):
-        if ask.name in answers:
-            by_state[ask.state] = temperatures_by_fold(clips, answers[ask.name])
-            shipped[STATES.index(ask.state)] = fit_temperature(answers[ask.name][scored], lo, hi)
-    calibrated = {ask.name: at_temperature(answers[ask.name], by_state[ask.state]) for ask in asks(run)}
-    return calibrated, shipped
+    lo, hi = np.array([c.year_lo for c in clips]), np.array([c.year_hi for c in clips])
+    temperatures = np.ones(len(STATES), np.float32)
+    calibrated: dict[str, np.ndarray] = {}
+    for state, of_state in (("sound", [SOUND, SOUND_PHONE, SOUND_4K]), ("artist", [ARTIST])):
+        if of_state[0].name not in answers:
+            continue
+        raw = answers[of_state[0].name]
+        by_clip = fitted_by_fold(clips, everyone, lambda who, *span: fit_temperature(raw[who], *span))  # noqa: B023
+        temperatures[STATES.index(state)] = fit_temperature(raw[scored], lo[scored], hi[scored])
+        calibrated |= {ask.name: at_temperature(answers[ask.name], by_clip) for ask in of_state}
+    if BOTH.name not in answers or material.biographies is None:
+        return calibrated, Calibration(temperatures)
+
+    learned = np.array(learned_weights(run, clips, work))
+    reads = material.biographies.whole >= 0
+
+    def parts(both: Ask, sound: Ask) -> np.ndarray:
+        """What the product is made of, and what the fusion has added to it. Shape: [3, N, 140]."""
+        logs = [np.log(np.maximum(answers[ask.name], 1e-12)) for ask in (sound, ARTIST, both)]
+        return np.stack([*logs[:2], logs[2] - learned[:, :1] * logs[0] - learned[:, 1:] * logs[1]])
+
+    clean, known = parts(BOTH, SOUND), scored & reads
+    weights = fitted_by_fold(clips, reads, lambda who, *span: fit_weights(clean[:, who], *span))
+    shipped = fit_weights(clean[:, known], lo[known], hi[known]).astype(np.float32)
+    for both, sound in ((BOTH, SOUND), (BOTH_PHONE, SOUND_PHONE)):
+        # Where nothing is known of the artist, the answer is that of sound alone.
+        product = with_weights(parts(both, sound), weights)
+        calibrated[both.name] = np.where(reads[:, None], product, calibrated[sound.name])
+    return {ask.name: calibrated[ask.name] for ask in asks(run)}, Calibration(temperatures, shipped)
+
+
+def learned_weights(run: Run, clips: Sequence[Clip], work: Path) -> list[np.ndarray]:
+    """Of each clip the product's weights in the model that has not heard it. Each: [2]."""
+    by_fold = {}
+    for fold in {clip.fold for clip in clips}:
+        model, _ = load_checkpoint(work / run.folder / f"fold-{fold}.safetensors")
+        by_fold[fold] = cast(AudioArtMMC, model).product_weights.detach().numpy()
+    return [by_fold[clip.fold] for clip in clips]
 
 
 def tables(reports: dict[str, dict[str, dict]]) -> str:
@@ -221,10 +270,10 @@ def main() -> None:
     means = [rows.mean(0, dtype=np.float32) for rows in heard if len(rows)]
     Familiarity.build(np.array(means)).save(FAMILIARITY)
 
-    answers, temperatures = {}, {}
+    answers, calibrations = {}, {}
     for run in runs:
         raw = build(run, material, arguments.work, arguments.device, arguments.precision)
-        answers[run.name], temperatures[run.name] = calibrate(run, clips, raw)
+        answers[run.name], calibrations[run.name] = calibrate(run, material, raw, arguments.work)
     reports = {
         run: {ask: report(clips, probabilities, out_of_fold=True) for ask, probabilities in by_ask.items()}
         for run, by_ask in answers.items()
@@ -234,7 +283,7 @@ def main() -> None:
     for run in runs:
         if run.shipped:
             model, config = load_checkpoint(arguments.work / run.folder / "all.safetensors")
-            model.temperatures.copy_(torch.tensor(temperatures[run.name]))
+            calibrations[run.name].ship(model)
             save_checkpoint(model, config, CHECKPOINTS / f"{run.name}.safetensors")
             write_card(run, reports[run.name], everything, clips)
             full = json.dumps(reports[run.name], indent=1)
