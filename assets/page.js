@@ -227,17 +227,14 @@
     }
   });
 
-  const running = {}; // how many answers are under way in each place
   window.erarec = {
-    // There is a button to stop with only while there is something to stop: one answer, and perhaps a next.
+    // There is a button to stop with only while there is something to stop. Where another press waits for an answer
+    // to end, Gradio says anew that it starts.
     ask(place, starts) {
-      const now = running[place] ?? 0;
-      running[place] = starts ? Math.min(2, now + 1) : Math.max(0, now - 1);
-      find(`#${place}`).toggleAttribute("data-asking", running[place] > 0);
+      find(`#${place}`).toggleAttribute("data-asking", starts);
     },
 
     stopped(place) {
-      running[place] = 0;
       this.ask(place, false);
       find(`#${place} :is(button.asks, .asks input)`).focus();
     },

@@ -78,7 +78,7 @@ def plan(folds: Sequence[int], full: bool) -> dict[str, list[Experiment]]:
     every, seeds = tuple(folds), SEEDS if full else SEEDS[:1]
     one, none = (every, every) if full else (every[:1], ())
     alphas, taus, betas = (
-        (ALPHAS, TEMPERATURES, BETAS) if full else (ALPHAS[1::2], TEMPERATURES[:2], BETAS[1::2])
+        (ALPHAS, TEMPERATURES, BETAS) if full else (ALPHAS[1::2], TEMPERATURES[:2], BETAS[1:2])
     )
     cnn, suc, mmc = (default_settings(name) for name in (AudioCNN.name, AudioSUC.name, AudioArtMMC.name))
     floor = replace(suc, model=AudioCNN.name)
@@ -105,7 +105,7 @@ def plan(folds: Sequence[int], full: bool) -> dict[str, list[Experiment]]:
             row("all three", mmc, one),
             row("without L_EC", replace(mmc, alpha=0.0), one),
             row("without L_MMC", replace(mmc, beta=0.0), one),
-            row("without both", replace(mmc, alpha=0.0, beta=0.0), one),
+            row("without both", replace(mmc, alpha=0.0, beta=0.0), one if full else none),
         ],
         "alpha": [
             row("alpha 0", floor, one),
