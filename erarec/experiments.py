@@ -105,7 +105,7 @@ def plan(folds: Sequence[int], full: bool) -> dict[str, list[Experiment]]:
             row("all three", mmc, one),
             row("without L_EC", replace(mmc, alpha=0.0), one),
             row("without L_MMC", replace(mmc, beta=0.0), one),
-            row("without both", replace(mmc, alpha=0.0, beta=0.0), one if full else none),
+            row("without both", replace(mmc, alpha=0.0, beta=0.0), one),
         ],
         "alpha": [
             row("alpha 0", floor, one),
