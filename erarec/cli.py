@@ -380,7 +380,8 @@ def reproduce(
         bool | None,
         typer.Option(
             "--full/--cheap",
-            help="Every experiment on all folds with three seeds, or what two processors do in an hour.",
+            help="Every experiment on all folds with three seeds, or what two processors do in a quarter of "
+            "an hour.",
             show_default="full where there is a CUDA GPU",
         ),
     ] = None,

@@ -112,7 +112,7 @@ class Features:
     """What the towers read of many clips, excerpt by excerpt, in one hearing (clean, or one damage).
 
     Attributes:
-        tagger: [X, 1756] float16, the frozen tagger's features of all clips' excerpts, one after the other;
+        tagger: [X, 4110] float16, the frozen tagger's features of all clips' excerpts, one after the other;
             with an encoder in its place [X, width], or what it reads, [X, ...], where it is trained on.
         mel: [X, 224, 130] float16, log-mel, for the CNN tower; or None where no model needs it.
         seconds: [X] float32, how much of each excerpt is sound.
@@ -300,7 +300,7 @@ class Hearing:
         return self.log_mel(torch.from_numpy(sound).to(self.device)).cpu().numpy()
 
     def tagger(self, sound: np.ndarray, seconds: np.ndarray) -> np.ndarray:
-        """Shape: [E, 66150] float32 at 22,050 Hz, [E] seconds of it -> [E, 1756] float32, or an encoder's."""
+        """Shape: [E, 66150] float32 at 22,050 Hz, [E] seconds of it -> [E, 4110] float32, or an encoder's."""
         return self.tags(self.tagger_spectrogram(sound, seconds), seconds)
 
     @torch.inference_mode()
@@ -315,7 +315,7 @@ class Hearing:
 
     @torch.inference_mode()
     def tags(self, mel: Tensor, seconds: np.ndarray) -> np.ndarray:
-        """Shape: [E, 187, 96] float32, [E] seconds of sound in each -> [E, 1756] float32, or an encoder's."""
+        """Shape: [E, 187, 96] float32, [E] seconds of sound in each -> [E, 4110] float32, or an encoder's."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             if self.encoder is not None:
                 frames = torch.from_numpy(mel_frames(seconds)).to(self.device)

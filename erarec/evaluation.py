@@ -433,7 +433,7 @@ def answer_clips(
     clips: np.ndarray | None = None,
     with_sound: bool = True,
     batch_size: int = 64,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> dict[str, np.ndarray]:
     """What a model says of many clips, from features that were computed before.
 
     Args:
@@ -442,27 +442,10 @@ def answer_clips(
         clips: which clips, by index; all if None.
         with_sound: False asks the artist side alone.
 
-    Shape: -> probabilities [M, 140] float32 and embeddings [M, 64] float32, in the order of ``clips``. A clip
-    without excerpts (unreadable) and without a text gets what the model says of nothing.
-    """
-    answers = all_answers(model, heard, table, texts, clips, with_sound, batch_size)
-    return answers["years"], answers["embedding"]
-
-
-def all_answers(
-    model: EraModel,
-    heard: Features,
-    table: TextTable | None = None,
-    texts: np.ndarray | None = None,
-    clips: np.ndarray | None = None,
-    with_sound: bool = True,
-    batch_size: int = 64,
-) -> dict[str, np.ndarray]:
-    """As :func:`answer_clips`, with all that a model has to say, each float32.
-
-    Shape: -> "years" [M, 140] and "embedding" [M, 64]; of a model that reads also "artist_years" [M, 140],
-    "sound_embedding" and "text_embedding" [M, 64], and "artist_share" [M], attention on the text. The years
-    are probabilities.
+    Shape: -> each float32, in the order of ``clips``: "years" [M, 140] and "embedding" [M, 64]; of a model
+    that reads also "artist_years" [M, 140], "sound_embedding" and "text_embedding" [M, 64], and
+    "artist_share" [M], attention on the text. The years are probabilities. A clip without excerpts
+    (unreadable) and without a text gets what the model says of nothing.
     """
     device = next(model.parameters()).device
     clips = np.arange(len(heard.first) - 1) if clips is None else clips
@@ -498,20 +481,15 @@ class Ask:
     with_sound: bool = True
     with_artist: bool = False
 
-    @property
-    def state(self) -> str:
-        """What the answer is from, of models.STATES."""
-        return "both" if self.with_sound and self.with_artist else "sound" if self.with_sound else "artist"
-
     def of(
         self, model: EraModel, material: Material, clips: np.ndarray, texts: np.ndarray | None = None
     ) -> dict[str, np.ndarray]:
-        """:func:`all_answers` of some clips, with each clip's own biography or that of ``texts``."""
+        """:func:`answer_clips` of some clips, with each clip's own biography or that of ``texts``."""
         heard, biographies = material.features[self.hearing], material.biographies
         if not self.with_artist or biographies is None:
-            return all_answers(model, heard, clips=clips, with_sound=self.with_sound)
+            return answer_clips(model, heard, clips=clips, with_sound=self.with_sound)
         texts = biographies.whole if texts is None else texts
-        return all_answers(model, heard, biographies.table, texts, clips, self.with_sound)
+        return answer_clips(model, heard, biographies.table, texts, clips, self.with_sound)
 
 
 SOUND = Ask("sound alone")
@@ -596,4 +574,4 @@ def _answer_manifest(
         table, texts = biographies.table, biographies.whole
     answers = answer_clips(recognizer.model, heard, table, texts, readable)
     unreadable = [clip.id for clip, count in zip(clips, counts, strict=True) if not count]
-    return [clips[clip] for clip in readable], unreadable, *answers
+    return [clips[clip] for clip in readable], unreadable, answers["years"], answers["embedding"]

@@ -319,7 +319,7 @@ def fold_answers(model: EraModel, material: Material, fold: int) -> dict[str, np
     ("wrong").
 
     Shape: "clips" [M] int64, which clips; "text", "wrong_text" [M] bool, whether they have one; the others as
-    :func:`erarec.evaluation.all_answers`.
+    :func:`erarec.evaluation.answer_clips`.
     """
     test = np.flatnonzero([clip.fold == fold for clip in material.clips])
     answers = {"clips": test} | _named("sound", SOUND.of(model, material, test))

@@ -30,7 +30,7 @@ class Inputs:
 
     Attributes:
         present: [N, E] bool, which excerpts there are. A row without any has no sound.
-        tagger: [N, E, 1756] float32 (or as ``Features`` has it, of an encoder in the tagger's place), or None
+        tagger: [N, E, 4110] float32 (or as ``Features`` has it, of an encoder in the tagger's place), or None
             where no tower reads it.
         mel: [N, E, 224, 130] float32, or None where no tower reads it.
         frames: [N, E] int64, how many mel frames of each excerpt are sound.

@@ -294,6 +294,13 @@ def name_artist(page: Page, text: str) -> None:
     page.keyboard.press("Escape")
 
 
+def ask_wikipedia(page: Page, artist: str) -> None:
+    """Name an artist, open what is read about them, and press the button."""
+    name_artist(page, artist)
+    page.get_by_role("button", name="What it reads about the artist").click()
+    page.click("#wikipedia-button")
+
+
 def predict(page: Page) -> str:
     """Presses the button and waits. Returns the sentence in the answer's place."""
     page.click("#predict-button")
@@ -488,9 +495,7 @@ def test_wikipedia_is_asked_when_its_button_is_pressed_and_credited(
 ) -> None:
     page = visit()
     upload(page, tune)
-    name_artist(page, "Fleetwood Mac")
-    page.get_by_role("button", name="What it reads about the artist").click()
-    page.click("#wikipedia-button")
+    ask_wikipedia(page, "Fleetwood Mac")
     page.locator("#biography-source", has_text="CC BY-SA").wait_for()
     address = page.get_attribute("#biography-source a >> nth=0", "href")
     assert address == "https://en.wikipedia.org/wiki/Fleetwood_Mac"
@@ -505,9 +510,7 @@ def test_wikipedia_is_asked_when_its_button_is_pressed_and_credited(
 
 def test_who_is_meant_is_asked_where_several_share_a_name(visit: Callable[..., Page]) -> None:
     page = visit()
-    name_artist(page, "Nirvana")
-    page.get_by_role("button", name="What it reads about the artist").click()
-    page.click("#wikipedia-button")
+    ask_wikipedia(page, "Nirvana")
     page.locator("#biography-source", has_text="Who is meant?").wait_for()
     choices = page.locator("#wikipedia-choices")
     assert choices.get_by_role("radio").count() == len(NIRVANAS)
@@ -525,9 +528,7 @@ def test_wikipedias_text_taken_out_by_hand_leaves_the_librarys(
 ) -> None:
     page = visit()
     upload(page, tune)
-    name_artist(page, "Fleetwood Mac")
-    page.get_by_role("button", name="What it reads about the artist").click()
-    page.click("#wikipedia-button")
+    ask_wikipedia(page, "Fleetwood Mac")
     page.locator("#biography-source", has_text="CC BY-SA").wait_for()
     page.fill("#biography-input textarea", "")
     page.locator("#biography-source", has_text="From the library").wait_for()

@@ -209,7 +209,8 @@ def test_training_learns_its_clips(material):
     clips, features, _, biographies = material
     settings = tiny("audioart-mmc", epochs=60, without_text=0.0, without_sound=0.0)
     model = run(material, settings)
-    probabilities, embeddings = answer_clips(model, features["clean"], biographies.table, biographies.whole)
+    answers = answer_clips(model, features["clean"], biographies.table, biographies.whole)
+    probabilities, embeddings = answers["years"], answers["embedding"]
     readable = np.diff(features["clean"].first) > 0
     errors = np.abs(best_year(probabilities) - [clip.year for clip in clips])[readable]
     assert np.median(errors) <= 3
@@ -309,8 +310,10 @@ def test_a_checkpoint_answers_as_the_model_did(material, tmp_path):
     loaded, loaded_config = load_checkpoint(tmp_path / "m.safetensors")
     assert loaded_config == config
     assert (tmp_path / "m.safetensors").stat().st_size < 10e6
-    before, _ = answer_clips(model, features["clean"], biographies.table, biographies.whole)
-    after, _ = answer_clips(loaded, features["clean"], biographies.table, biographies.whole)
+    before, after = (
+        answer_clips(one, features["clean"], biographies.table, biographies.whole)["years"]
+        for one in (model, loaded)
+    )
     np.testing.assert_allclose(after, before, atol=2e-3)  # float16 weights
 
 
@@ -331,8 +334,8 @@ def test_clips_of_unknown_artists_alone_are_answered_by_sound(material):
     unknown = [replace(clip, artist_key="nobody at all") for clip in clips]
     texts = build_biographies(unknown, [], {}, ArtistLibrary.load(), BiographyReader(), variants=0)
     model = run(material, tiny("audioart-mmc"))
-    told, _ = answer_clips(model, features["clean"], texts.table, texts.whole)
-    heard, _ = answer_clips(model, features["clean"])
+    told = answer_clips(model, features["clean"], texts.table, texts.whole)["years"]
+    heard = answer_clips(model, features["clean"])["years"]
     np.testing.assert_allclose(told, heard, atol=1e-6)
 
 
@@ -340,7 +343,8 @@ def test_without_sound_and_text_nothing_breaks(material):
     _, features, _, biographies = material
     model = run(material, tiny("audioart-mmc"))
     texts = np.full(12, -1)
-    probabilities, embeddings = answer_clips(model, features["clean"], biographies.table, texts)
+    answers = answer_clips(model, features["clean"], biographies.table, texts)
+    probabilities, embeddings = answers["years"], answers["embedding"]
     assert np.isfinite(probabilities).all()
     assert np.isfinite(embeddings).all()
 

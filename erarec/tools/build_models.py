@@ -154,7 +154,7 @@ def calibrate(
     if BOTH.name not in answers or material.biographies is None:
         return calibrated, Calibration(temperatures)
 
-    learned = np.array(learned_weights(run, clips, work))
+    learned = learned_weights(run, clips, work)
     reads = material.biographies.whole >= 0
 
     def parts(both: Ask, sound: Ask) -> np.ndarray:
@@ -172,13 +172,13 @@ def calibrate(
     return {ask.name: calibrated[ask.name] for ask in asks(run)}, Calibration(temperatures, shipped)
 
 
-def learned_weights(run: Run, clips: Sequence[Clip], work: Path) -> list[np.ndarray]:
-    """Of each clip the product's weights in the model that has not heard it. Each: [2]."""
+def learned_weights(run: Run, clips: Sequence[Clip], work: Path) -> np.ndarray:
+    """Of each clip the product's weights in the model that has not heard it. Shape: [N, 2]."""
     by_fold = {}
     for fold in {clip.fold for clip in clips}:
         model, _ = load_checkpoint(work / run.folder / f"fold-{fold}.safetensors")
         by_fold[fold] = cast(AudioArtMMC, model).product_weights.detach().numpy()
-    return [by_fold[clip.fold] for clip in clips]
+    return np.array([by_fold[clip.fold] for clip in clips])
 
 
 def tables(reports: dict[str, dict[str, dict]]) -> str:
