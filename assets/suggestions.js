@@ -7,6 +7,8 @@ const status = element.querySelector("[role=status]");
 let active = -1;
 let asked = 0;
 let timer;
+let pending = false; // the names on show, if any, answer an older text
+let held = []; // keys pressed meanwhile
 
 const attach = () => {
   const input = document.querySelector(`#${field} input, #${field} textarea`);
@@ -17,6 +19,8 @@ const attach = () => {
   const close = () => {
     asked += 1; // an answer still under way comes too late
     clearTimeout(timer);
+    pending = false;
+    held = [];
     list.hidden = true;
     active = -1;
     input.setAttribute("aria-expanded", "false");
@@ -55,6 +59,16 @@ const attach = () => {
     list.setAttribute("aria-label", say.artists ?? "");
     status.textContent = names.length ? (say.choose ?? "") : "";
     mark(-1);
+    pending = false;
+    held.splice(0).forEach(act);
+  };
+
+  const act = (key) => {
+    const count = options().length;
+    if (key === "Enter" && active >= 0) return pick(options()[active].textContent);
+    if (!count) return;
+    if (key === "ArrowDown") mark(active + 1 < count ? active + 1 : -1);
+    if (key === "ArrowUp") mark(active < 0 ? count - 1 : active - 1);
   };
 
   const ask = async (text) => {
@@ -71,7 +85,10 @@ const attach = () => {
 
   input.addEventListener("input", (event) => {
     clearTimeout(timer);
-    if (event.detail !== "picked") timer = setTimeout(() => ask(input.value.trim()), 20);
+    if (event.detail === "picked") return;
+    pending = true;
+    held = [];
+    timer = setTimeout(() => ask(input.value.trim()), 20);
   });
   input.addEventListener("blur", close);
   input.addEventListener(
@@ -82,17 +99,12 @@ const attach = () => {
         if (event.key === "Enter") event.stopPropagation();
         return;
       }
-      if (list.hidden) {
-        if (event.key === "Enter") close(); // whoever has asked wants no more suggestions
-        return;
-      }
-      const count = options().length;
-      if (event.key === "ArrowDown") mark(active + 1 < count ? active + 1 : -1);
-      else if (event.key === "ArrowUp") mark(active < 0 ? count - 1 : active - 1);
-      else if (event.key === "Enter" && active >= 0) pick(options()[active].textContent);
-      else if (event.key === "Escape") close();
+      const arrow = event.key === "ArrowDown" || event.key === "ArrowUp";
+      if (pending && (arrow || (event.key === "Enter" && held.length))) held.push(event.key);
+      else if (!list.hidden && (arrow || (event.key === "Enter" && active >= 0))) act(event.key);
+      else if (!list.hidden && event.key === "Escape") close();
       else {
-        if (event.key === "Enter") close();
+        if (event.key === "Enter") close(); // whoever has asked wants no more suggestions
         return;
       }
       event.preventDefault();
