@@ -47,6 +47,7 @@ METRICS = {  # name: heading in a table
 MEANS = ("mae", "within_3", "decade", "within_1_decade", "coverage_80")  # ece alone is none
 ECE_BINS = 10
 CALIBRATION_SIGMA = 0.5  # years: within a year all is one
+RIDGE = 0.01  # on what the product's weights go by, so that a thousand clips are enough to tell
 RESAMPLES = 1000
 TAILS = (2.5, 97.5)  # percentiles: a 95 % interval
 
@@ -140,27 +141,37 @@ def at_temperature(probabilities: np.ndarray, temperature: np.ndarray | float) -
     return softmax(np.log(np.maximum(probabilities, 1e-12)) * inverse, axis=1).astype(np.float32)
 
 
-def fit_weights(parts: np.ndarray, year_lo: np.ndarray, year_hi: np.ndarray) -> np.ndarray:
-    """The weights a and b that make a x + b y + z, as log-probabilities, likeliest: a stack of two answers.
+def fit_weights(parts: np.ndarray, known: np.ndarray, year_lo: np.ndarray, year_hi: np.ndarray) -> np.ndarray:
+    """The weights, linear in what is ``known`` of a clip, that make a x + b y + z likeliest.
 
-    Shape: parts [3, N, 140], x, y and z; year_lo, year_hi [N] -> [2].
+    Shape: parts [3, N, 140], x, y and z as log-probabilities; known [N, K], with a column of ones first;
+    year_lo, year_hi [N] -> [2, K], the rows of a and b.
     """
     target = years.target_distribution(year_lo, year_hi, CALIBRATION_SIGMA)
 
-    def cost(weights: np.ndarray) -> float:  # convex
+    def cost(flat: np.ndarray) -> tuple[float, np.ndarray]:  # convex, and its gradient
+        rows = flat.reshape(2, -1)
+        weights = known @ rows.T
         logs = _weighted(parts, weights)
-        return float((logsumexp(logs, axis=1) - (target * logs).sum(1)).mean())
+        surplus = softmax(logs, axis=1) - target
+        moved = (surplus * parts[:2]).sum(2).T * (weights > 0)  # [N, 2]
+        gradient = moved.T @ known / len(known)
+        slopes = np.pad(rows[:, 1:], ((0, 0), (1, 0)))
+        value = (logsumexp(logs, axis=1) - (target * logs).sum(1)).mean() + RIDGE * (slopes**2).sum()
+        return float(value), (gradient + 2 * RIDGE * slopes).ravel()
 
-    return minimize(cost, np.ones(2), method="Nelder-Mead", options={"xatol": 1e-3, "fatol": 1e-6}).x
+    start = np.zeros((2, known.shape[1]))
+    start[:, 0] = 1
+    return minimize(cost, start.ravel(), jac=True, method="L-BFGS-B").x.reshape(2, -1)
 
 
 def with_weights(parts: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """What ``fit_weights`` makes likely. Shape: [3, N, 140], weights [2] or [N, 2] -> [N, 140] float32."""
+    """a x + b y + z, renormalised. Shape: [3, N, 140], weights a and b [N, 2] -> [N, 140] float32."""
     return softmax(_weighted(parts, weights), axis=1).astype(np.float32)
 
 
 def _weighted(parts: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    first, second = np.moveaxis(np.asarray(weights), -1, 0)[..., None]
+    first, second = np.maximum(weights, 0).T[..., None]
     return first * parts[0] + second * parts[1] + parts[2]
 
 

@@ -17,11 +17,11 @@ from erarec.clips import Features
 from erarec.encoders import TEXT_WIDTH, WIDTH, CnnTower, TaggerTower, TextEncoder, mel_frames
 from erarec.fusion import Fusion, attention_rollout
 from erarec.pretrained import Encoder, FinetunedTower
-from erarec.years import YEAR_COUNT
+from erarec.years import FIRST_YEAR, YEAR_COUNT
 
 PROJECTION = 64  # width of the contrastive embeddings
 TOWERS = ("cnn", "tagger")
-STATES = ("sound", "artist", "both")  # what an answer can be from; each has its own temperature
+MODALITIES = ("sound", "artist")  # each by itself has its own temperature
 
 
 @dataclass
@@ -192,7 +192,7 @@ class AudioCNN(nn.Module):
         self.sound_head = SoundHead()
         self.projection = Projection()
         self.temperatures: Tensor
-        self.register_buffer("temperatures", torch.ones(len(STATES)))
+        self.register_buffer("temperatures", torch.ones(len(MODALITIES)))
 
     def forward(self, inputs: Inputs) -> Outputs:
         return self.answer(self.sound_encoder(inputs), inputs)
@@ -212,8 +212,9 @@ class AudioSUC(AudioCNN):
 class AudioArtMMC(nn.Module):
     """Sound and biography, fused by self-attention; trained with L_MLE, L_EC and L_MMC.
 
-    The answer is a log p_sound + b log p_artist + what the fusion adds, renormalised; the last begins at zero
-    and a and b at 1, so that training begins at the product of both and can only learn to be better.
+    The answer is a log p_sound + b log p_artist + what the fusion adds, renormalised. a and b go by how sure
+    each of the two is, and of which year. They begin at 1 and what is added at zero, so that training begins
+    at the product of both and can only learn to be better.
     """
 
     name = "audioart-mmc"
@@ -229,17 +230,23 @@ class AudioArtMMC(nn.Module):
         self.fused_years = nn.Linear(WIDTH, YEAR_COUNT)
         nn.init.zeros_(self.fused_years.weight)
         nn.init.zeros_(self.fused_years.bias)
-        self.product_weights = nn.Parameter(torch.ones(2))  # of sound and artist
+        self.weighing = nn.Linear(4, 2)
+        nn.init.zeros_(self.weighing.weight)
+        nn.init.ones_(self.weighing.bias)
         self.projection = Projection()
         self.sound_projection = Projection()
         self.text_projection = Projection(256)
         self.temperatures: Tensor
-        self.register_buffer("temperatures", torch.ones(len(STATES)))
+        self.register_buffer("temperatures", torch.ones(len(MODALITIES)))
 
     def artist(self, words: Tensor, word_years: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Text tokens [N, T, 128], hidden [N, 256] and year logits [N, 140] of biographies alone."""
         tokens = self.text_encoder(words, word_years)
         return tokens, *self.artist_head(tokens, present)
+
+    def product_weights(self, sound_years: Tensor, artist_years: Tensor) -> Tensor:
+        """a and b. Shape: log-probabilities [N, 140] of sound and of artist -> [N, 2]."""
+        return self.weighing(sureness(sound_years, artist_years)).clamp_min(0)
 
     def forward(self, inputs: Inputs) -> Outputs:
         return self.answer(self.sound_encoder(inputs), inputs)
@@ -252,13 +259,13 @@ class AudioArtMMC(nn.Module):
         sound_years = self.sound_head(sound.pooled).float().log_softmax(-1)
         artist_years = artist_logits.float().log_softmax(-1)
         token, attentions = self.fusion(sound.tokens, sound.present, text, words_present)
-        # A modality by itself answers as it was trained to: the weights are for two that are there.
+        # A modality by itself has a temperature; where there are both, the weights take its place.
         there = torch.stack([has_sound, has_text], 1).float()
-        weights = torch.where((has_sound & has_text)[:, None], self.product_weights, there)
+        both = has_sound & has_text
+        weights = torch.where(both[:, None], self.product_weights(sound_years, artist_years), there)
         product = sound_years * weights[:, :1] + artist_years * weights[:, 1:]
-        state = torch.where(has_sound, torch.where(has_text, 2, 0), 1)
-        years = (product + self.fused_years(token).float()) / self.temperatures[state][:, None]
-        years = years.log_softmax(-1)
+        temperature = torch.where(both, 1.0, self.temperatures[has_text.long() * ~has_sound])
+        years = ((product + self.fused_years(token).float()) / temperature[:, None]).log_softmax(-1)
         return Outputs(
             years=years,
             sound_years=sound_years,
@@ -268,6 +275,22 @@ class AudioArtMMC(nn.Module):
             text_embedding=self.text_projection(hidden),
             attention=attention_rollout(attentions),
         )
+
+
+def sureness(*years: Tensor) -> Tensor:
+    """How sure each of some answers is, and of which year: its entropy and its mean, centred and scaled.
+
+    What it tells is to weigh the answers by; it shall not shape them, so no gradient goes through it.
+
+    Shape: log-probabilities [N, 140] each -> [N, 2 * answers].
+    """
+    columns = []
+    for logs in years:
+        probabilities = logs.detach().exp()
+        entropy = -(probabilities * logs.detach()).sum(-1)  # nats
+        mean = (probabilities * torch.arange(YEAR_COUNT, device=logs.device)).sum(-1)
+        columns += [(entropy - 3.2) / 0.4, (FIRST_YEAR + mean - 1990) / 20]
+    return torch.stack(columns, -1)
 
 
 EraModel = AudioCNN | AudioArtMMC

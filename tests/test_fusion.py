@@ -8,8 +8,9 @@ import torch
 
 from erarec.encoders import TEXT_WIDTH, WIDTH
 from erarec.fusion import LAYERS, Fusion, attention_rollout
-from erarec.models import AudioArtMMC, Inputs, no_words
+from erarec.models import AudioArtMMC, Inputs, no_words, sureness
 from erarec.tagger import TAGGER_FEATURES
+from erarec.years import target_distribution
 
 
 def tensor(rows: list) -> torch.Tensor:
@@ -134,18 +135,43 @@ def test_it_begins_as_the_product_of_both():
     assert not torch.allclose(outputs.years.exp(), sound, atol=1e-4)
 
 
-def test_weights_and_temperatures_are_for_the_state_they_were_fitted_in():
+def test_weights_and_temperatures_are_for_what_they_were_fitted_on():
     model, inputs = artmmc(), batch()
-    model.product_weights.data.copy_(tensor([0.5, 1.5]))
-    model.temperatures.copy_(tensor([0.8, 0.7, 0.9]))
+    model.weighing.bias.data.copy_(tensor([0.5, 1.5]))
+    model.temperatures.copy_(tensor([0.8, 0.7]))
     with torch.inference_mode():
         both = model(inputs)
         heard = model(replace(inputs, words_present=torch.zeros_like(inputs.words_present)))
         read = model(replace(inputs, present=torch.zeros_like(inputs.present)))
-    product = (0.5 * both.sound_years + 1.5 * both.artist_years) / 0.9
+    product = 0.5 * both.sound_years + 1.5 * both.artist_years
     torch.testing.assert_close(both.years, product.log_softmax(-1))
     torch.testing.assert_close(heard.years, (heard.sound_years / 0.8).log_softmax(-1))
     torch.testing.assert_close(read.years, (read.artist_years / 0.7).log_softmax(-1))
+
+
+def test_the_weights_go_by_how_sure_each_is_and_of_which_year():
+    model = artmmc()
+    wide, narrow = (
+        torch.from_numpy(target_distribution([1950], [1950], sigma) + 1e-12).log() for sigma in (20.0, 2.0)
+    )
+    of_wide, of_narrow = sureness(wide, narrow)[0].split(2)
+    assert of_wide[0] > of_narrow[0]  # entropy
+    assert of_narrow[1] == pytest.approx((1950 - 1990) / 20, abs=0.01)
+    model.weighing.weight.data[1, 2] = -0.3  # of the artist, by the artist's entropy
+    sure, unsure = (model.product_weights(narrow, artist)[0] for artist in (narrow, wide))
+    assert sure[0] == unsure[0] == 1
+    assert sure[1] > unsure[1] > 0
+    model.weighing.weight.data[1, 2] = -100
+    assert model.product_weights(narrow, wide)[0, 1] == 0
+
+
+def test_the_weights_do_not_shape_the_answers_that_they_weigh():
+    model = artmmc()
+    model.weighing.weight.data.fill_(0.3)
+    years = torch.zeros(2, 140, requires_grad=True)
+    model.product_weights(years.log_softmax(-1), years.log_softmax(-1)).sum().backward()
+    assert years.grad is None
+    assert model.weighing.weight.grad is not None
 
 
 def test_with_one_modality_it_begins_as_that_ones_answer():

@@ -37,7 +37,15 @@ from erarec.evaluation import (
     with_weights,
 )
 from erarec.familiarity import FAMILIARITY, Familiarity
-from erarec.models import STATES, AudioArtMMC, EraModel, load_checkpoint, resolve_device, save_checkpoint
+from erarec.models import (
+    MODALITIES,
+    AudioArtMMC,
+    EraModel,
+    load_checkpoint,
+    resolve_device,
+    save_checkpoint,
+    sureness,
+)
 from erarec.prediction import EraRecognizer
 from erarec.training import Settings, clear_state, default_settings, prepare, train
 from erarec.years import YEAR_COUNT
@@ -77,6 +85,7 @@ SOUND_PHONE = Ask("sound alone, through the phone", hearing="phone")
 SOUND_4K = Ask("sound alone, low-passed at 4 kHz", hearing="low-pass-4k")
 BOTH_PHONE = Ask("sound and artist, through the phone", hearing="phone", with_artist=True)
 ARTIST = Ask("artist alone", with_sound=False, with_artist=True)
+PRODUCT = "sound alone times artist alone"  # no question to a model: what it has to beat
 
 
 def asks(run: Run) -> list[Ask]:
@@ -121,12 +130,14 @@ class Calibration:
     """What is fitted on held-out clips and kept in a shipped checkpoint."""
 
     temperatures: np.ndarray
-    product_weights: np.ndarray | None = None
+    weights: np.ndarray | None = None  # [2, 5]: the bias and weight of the product's weighing
 
     def ship(self, model: EraModel) -> None:
         model.temperatures.copy_(torch.from_numpy(self.temperatures))
-        if self.product_weights is not None:
-            cast(AudioArtMMC, model).product_weights.data.copy_(torch.from_numpy(self.product_weights))
+        if self.weights is not None:
+            weighing, fitted = cast(AudioArtMMC, model).weighing, torch.from_numpy(self.weights)
+            weighing.bias.data.copy_(fitted[:, 0])
+            weighing.weight.data.copy_(fitted[:, 1:])
 
 
 def calibrate(
@@ -134,51 +145,66 @@ def calibrate(
 ) -> tuple[dict[str, np.ndarray], Calibration]:
     """Answers calibrated on the other folds, and the calibration of the model to be shipped.
 
-    Each modality alone has a temperature; where there are both, the product has weights, in place of those
-    that it learned in training: there, both had seen the clips. All are fitted on clean sound, and used
-    whatever the sound came through.
+    Each modality alone has a temperature, fitted on clean sound and used whatever the sound came through.
+    Where there are both, the product's weights are fitted anew, on clean sound and through the phone, in
+    place of those that it learned in training: there, both had seen the clips.
     """
     clips = material.clips
     everyone = np.ones(len(clips), bool)
     scored = np.array([clip.scored for clip in clips])
     lo, hi = np.array([c.year_lo for c in clips]), np.array([c.year_hi for c in clips])
-    temperatures = np.ones(len(STATES), np.float32)
+    temperatures = np.ones(len(MODALITIES), np.float32)
     calibrated: dict[str, np.ndarray] = {}
-    for state, of_state in (("sound", [SOUND, SOUND_PHONE, SOUND_4K]), ("artist", [ARTIST])):
-        if of_state[0].name not in answers:
+    for modality, alone in (("sound", [SOUND, SOUND_PHONE, SOUND_4K]), ("artist", [ARTIST])):
+        if alone[0].name not in answers:
             continue
-        raw = answers[of_state[0].name]
+        raw = answers[alone[0].name]
         by_clip = fitted_by_fold(clips, everyone, lambda who, *span: fit_temperature(raw[who], *span))  # noqa: B023
-        temperatures[STATES.index(state)] = fit_temperature(raw[scored], lo[scored], hi[scored])
-        calibrated |= {ask.name: at_temperature(answers[ask.name], by_clip) for ask in of_state}
+        temperatures[MODALITIES.index(modality)] = fit_temperature(raw[scored], lo[scored], hi[scored])
+        calibrated |= {ask.name: at_temperature(answers[ask.name], by_clip) for ask in alone}
     if BOTH.name not in answers or material.biographies is None:
         return calibrated, Calibration(temperatures)
 
-    learned = learned_weights(run, clips, work)
     reads = material.biographies.whole >= 0
+    pairs = [(BOTH, SOUND), (BOTH_PHONE, SOUND_PHONE)]
+    parts, known = zip(*(product_parts(run, clips, answers, work, *pair) for pair in pairs), strict=True)
 
-    def parts(both: Ask, sound: Ask) -> np.ndarray:
-        """What the product is made of, and what the fusion has added to it. Shape: [3, N, 140]."""
-        logs = [np.log(np.maximum(answers[ask.name], 1e-12)) for ask in (sound, ARTIST, both)]
-        return np.stack([*logs[:2], logs[2] - learned[:, :1] * logs[0] - learned[:, 1:] * logs[1]])
+    def fit(who: np.ndarray, *span: np.ndarray) -> np.ndarray:
+        joined = np.concatenate([part[:, who] for part in parts], 1)
+        return fit_weights(joined, np.concatenate([k[who] for k in known]), *(np.tile(s, 2) for s in span))
 
-    clean, known = parts(BOTH, SOUND), scored & reads
-    weights = fitted_by_fold(clips, reads, lambda who, *span: fit_weights(clean[:, who], *span))
-    shipped = fit_weights(clean[:, known], lo[known], hi[known]).astype(np.float32)
-    for both, sound in ((BOTH, SOUND), (BOTH_PHONE, SOUND_PHONE)):
+    by_fold = fitted_by_fold(clips, reads, fit)
+    for (both, sound), part, regressors in zip(pairs, parts, known, strict=True):
         # Where nothing is known of the artist, the answer is that of sound alone.
-        product = with_weights(parts(both, sound), weights)
+        product = with_weights(part, np.einsum("nwk,nk->nw", by_fold, regressors))
         calibrated[both.name] = np.where(reads[:, None], product, calibrated[sound.name])
-    return {ask.name: calibrated[ask.name] for ask in asks(run)}, Calibration(temperatures, shipped)
+    plain = calibrated[SOUND.name] * calibrated[ARTIST.name]
+    plain /= plain.sum(1, keepdims=True)
+    calibrated[PRODUCT] = np.where(reads[:, None], plain, calibrated[SOUND.name])
+    shipped = fit(scored & reads, lo[scored & reads], hi[scored & reads])
+    named = {ask.name: calibrated[ask.name] for ask in asks(run)}
+    return named | {PRODUCT: calibrated[PRODUCT]}, Calibration(temperatures, shipped.astype(np.float32))
 
 
-def learned_weights(run: Run, clips: Sequence[Clip], work: Path) -> np.ndarray:
-    """Of each clip the product's weights in the model that has not heard it. Shape: [N, 2]."""
-    by_fold = {}
-    for fold in {clip.fold for clip in clips}:
-        model, _ = load_checkpoint(work / run.folder / f"fold-{fold}.safetensors")
-        by_fold[fold] = cast(AudioArtMMC, model).product_weights.detach().numpy()
-    return np.array([by_fold[clip.fold] for clip in clips])
+def product_parts(
+    run: Run, clips: Sequence[Clip], answers: dict[str, np.ndarray], work: Path, both: Ask, sound: Ask
+) -> tuple[np.ndarray, np.ndarray]:
+    """What the product is made of and what the fusion has added to it, and what its weights go by.
+
+    Shape: -> parts [3, N, 140] and [N, 5].
+    """
+    logs = [np.log(np.maximum(answers[ask.name], 1e-12)) for ask in (sound, ARTIST, both)]
+    alone = [torch.from_numpy(part) for part in logs[:2]]
+    learned = np.zeros((len(clips), 2), np.float32)
+    folds = np.array([clip.fold for clip in clips])
+    for fold in np.unique(folds):
+        model = cast(AudioArtMMC, load_checkpoint(work / run.folder / f"fold-{fold}.safetensors")[0])
+        here = folds == fold
+        with torch.inference_mode():
+            learned[here] = model.product_weights(*(part[torch.from_numpy(here)] for part in alone)).numpy()
+    added = logs[2] - learned[:, :1] * logs[0] - learned[:, 1:] * logs[1]
+    known = np.column_stack([np.ones(len(clips)), sureness(*alone).numpy()])
+    return np.stack([*logs[:2], added]), known
 
 
 def tables(reports: dict[str, dict[str, dict]]) -> str:
@@ -203,6 +229,11 @@ def differences(clips: list[Clip], answers: dict[str, dict[str, np.ndarray]]) ->
         (("audio-suc", SOUND.name), ("audioart-mmc", SOUND.name), "training with the artist, at sound alone"),
         (("audioart-mmc", SOUND.name), ("audioart-mmc", BOTH.name), "telling the artist"),
         (("audioart-mmc", ARTIST.name), ("audioart-mmc", BOTH.name), "the sound, beside the artist"),
+        (
+            ("audioart-mmc", PRODUCT),
+            ("audioart-mmc", BOTH.name),
+            "the model, beside the product of its two parts",
+        ),
     ]
     for (run, ask), (other, other_ask), what in pairs:
         if run in answers and other in answers:
