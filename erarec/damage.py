@@ -135,8 +135,7 @@ def phone(sound: np.ndarray, rng: Generator) -> np.ndarray:
 def another_phone(sound: np.ndarray, rng: Generator) -> np.ndarray:
     """Any small loudspeaker, room and phone: wider in all than :func:`phone`, which is one of them.
 
-    Training hears this one, so that it learns what rooms and phones have in common, not the one that
-    evaluation has.
+    Training hears both, so that it learns what rooms and phones have in common.
     """
     sound = band_limit(sound, rng.uniform(60, 350), None)
     sound = equalise(sound, rng, 8.0)

@@ -41,7 +41,8 @@ from erarec.models import AudioArtMMC, AudioSUC, Config, EraModel, Inputs, gathe
 from erarec.pretrained import Encoder, FinetunedTower
 from erarec.years import decade, era, target_distribution
 
-TRAINING_HEARINGS = ("clean", *(f"anything-{copy}" for copy in range(DAMAGED_COPIES)))
+# The phone that figures are taken through is among them: music heard by any other is better known for it.
+TRAINING_HEARINGS = ("clean", *(f"anything-{copy}" for copy in range(DAMAGED_COPIES)), "phone")
 SONG_SIGMA = 1.5  # years: songs' years are exact, so their targets are narrower
 DECIBEL = np.log(10) / 10  # of power, in the natural logarithm of the mels
 STANDARD_EXCERPTS = 256  # that tell mean and deviation of a pretrained network's features
@@ -68,7 +69,7 @@ class Settings:
     temperature: float = 0.1
     denominator: Literal["pair", "negatives", "all"] = "pair"  # of L_EC
     sound_epochs: int = 60  # of each side alone, before both together
-    artist_epochs: int = 2
+    artist_epochs: int = 4
     artist_batch_size: int = 256
     pretrained_rate: float = 0.2  # learning rate of both sides then, relative to the fusion's
     encoder_rate: float = 0.02  # of a fine-tuned encoder, relative to the rest's
@@ -287,7 +288,7 @@ class ClipBatches:
     ) -> None:
         self.labels, self.features, self.members, self.weights = labels, features, members, weights
         self.settings, self.biographies = settings, biographies
-        self.damaged = [hearing for hearing in features if hearing.startswith("anything-")]
+        self.damaged = [hearing for hearing in TRAINING_HEARINGS[1:] if hearing in features]
 
     def __len__(self) -> int:
         return -(-len(self.members) // self.settings.batch_size)

@@ -47,6 +47,7 @@ class Lever:
     learning_rate: float = 2e-3
     weight_decay: float = 0.05
     width: int = 256
+    hearings: tuple[str, ...] = TRAINING_HEARINGS
     clean: float = 0.5  # share of the clips that are heard undamaged
     musicnn_alone: bool = False  # without MSD_vgg's features
     sigma: float = TARGET_SIGMA  # years, of the labels
@@ -67,6 +68,7 @@ LEVERS: dict[str, tuple[str, Lever]] = {
     "seed": ("another seed: what chance alone changes", Lever()),
     "musicnn": ("without MSD_vgg's features", Lever(musicnn_alone=True)),
     "undamaged": ("trained on clean sound alone", Lever(clean=1.0)),
+    "no-phone": ("without that phone in training", Lever(hearings=TRAINING_HEARINGS[:-1])),
     "damaged": ("trained on damaged sound alone", Lever(clean=0.0)),
     "wide": ("hidden layers twice as wide", Lever(width=512)),
     "decay": ("weight decay 0.2", Lever(weight_decay=0.2)),
@@ -174,11 +176,11 @@ def train(data: Data, lever: Lever, members: np.ndarray, seed: int) -> nn.Sequen
         drawn = rng.choice(members, len(members), p=weights)
         for clips in np.array_split(drawn, steps):
             views = rng.integers(4, size=len(clips))
-            copies = 1 + rng.integers(len(TRAINING_HEARINGS) - 1, size=len(clips))
+            copies = 1 + rng.integers(len(lever.hearings) - 1, size=len(clips))
             hearings = np.where(rng.random(len(clips)) < lever.clean, 0, copies)
             sound = torch.stack(
                 [
-                    data.means[TRAINING_HEARINGS[hearing]][view, clip]
+                    data.means[lever.hearings[hearing]][view, clip]
                     for hearing, view, clip in zip(hearings, views, clips, strict=True)
                 ]
             )
@@ -333,7 +335,7 @@ def main() -> None:
     clips = read_manifest(arguments.data / "clips.csv")
     names = ["base", *(name for name in arguments.only or LEVERS if name != "base")]
     cache = FeatureCache(arguments.work / "features")
-    features = cache.features(clips, [*TRAINING_HEARINGS, "phone"], with_mel=False)
+    features = cache.features(clips, TRAINING_HEARINGS, with_mel=False)
     said = ask(clips, features, names, arguments.work / "levers", arguments.processes)
     write(clips, said, arguments.out, "python -m erarec.tools.levers DATA")
     print(arguments.out.read_text(encoding="utf-8"))
