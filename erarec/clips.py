@@ -35,7 +35,7 @@ from erarec.tagger import TAGGER_FEATURES, Tagger, tagger_frames
 from erarec.years import FIRST_YEAR, LAST_YEAR
 
 SCORED_YEARS = 2  # metrics are taken on clips whose years are known to within so many
-DAMAGED_COPIES = 2  # of each clip, in training
+DAMAGED_COPIES = 2  # of each clip after anything, in training; those through phones not counted
 PROGRESS = Console(stderr=True)  # answers alone go to standard output
 CACHE_VERSION = 3  # raised when what is kept here would come out otherwise
 ENCODERS = 8  # at most so many processes hear clips through an encoder: each holds its weights

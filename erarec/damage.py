@@ -197,6 +197,7 @@ def anything(sound: np.ndarray, rng: Generator) -> np.ndarray:
 
 DAMAGES: dict[str, Callable[[np.ndarray, Generator], np.ndarray]] = {
     "phone": phone,
+    "another-phone": another_phone,
     "low-pass-4k": low_pass_4k,
     "anything": anything,
     "radio-1930s": radio_1930s,

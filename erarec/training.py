@@ -42,7 +42,12 @@ from erarec.pretrained import Encoder, FinetunedTower
 from erarec.years import decade, era, target_distribution
 
 # The phone that figures are taken through is among them: music heard by any other is better known for it.
-TRAINING_HEARINGS = ("clean", *(f"anything-{copy}" for copy in range(DAMAGED_COPIES)), "phone")
+TRAINING_HEARINGS = (
+    "clean",
+    *(f"anything-{copy}" for copy in range(DAMAGED_COPIES)),
+    "phone",
+    "another-phone",
+)
 SONG_SIGMA = 1.5  # years: songs' years are exact, so their targets are narrower
 DECIBEL = np.log(10) / 10  # of power, in the natural logarithm of the mels
 STANDARD_EXCERPTS = 256  # that tell mean and deviation of a pretrained network's features

@@ -42,7 +42,7 @@ def features(clips: list[Clip]) -> dict[str, Features]:
     rng = np.random.default_rng(0)
     first = np.arange(0, 3 * CLIPS + 1, 3)
     heard = {}
-    for hearing, noise in zip(TRAINING_HEARINGS, (0.1, 0.5, 0.5, 0.5), strict=True):
+    for hearing, noise in zip(TRAINING_HEARINGS, (0.1, *[0.5] * 4), strict=True):
         tagger = noise * rng.normal(size=(3 * CLIPS, TAGGER_FEATURES))
         for clip in clips:
             rows = slice(3 * int(clip.id), 3 * int(clip.id) + 3)

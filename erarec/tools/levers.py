@@ -68,7 +68,7 @@ LEVERS: dict[str, tuple[str, Lever]] = {
     "seed": ("another seed: what chance alone changes", Lever()),
     "musicnn": ("without MSD_vgg's features", Lever(musicnn_alone=True)),
     "undamaged": ("trained on clean sound alone", Lever(clean=1.0)),
-    "no-phone": ("without that phone in training", Lever(hearings=TRAINING_HEARINGS[:-1])),
+    "no-phone": ("without the two copies by phone", Lever(hearings=TRAINING_HEARINGS[:-2])),
     "damaged": ("trained on damaged sound alone", Lever(clean=0.0)),
     "wide": ("hidden layers twice as wide", Lever(width=512)),
     "decay": ("weight decay 0.2", Lever(weight_decay=0.2)),
