@@ -555,10 +555,10 @@ def the_1930s(rng: np.random.Generator) -> Sound:
     stride = band_.play(0, bass("1.5.", 36, key, 0.6) + comp(".x.x", RICH, 55, key, 0.4))
     guitar = band_.play(26, comp("xXxX", SIXTH, 50, key, 0.35))
     upright = band_.play(32, bass("1356", 31, key))
-    sound = mix((trumpet, 0), (clarinet, -5), (stride, -3), (guitar, -8), (upright, -5))
-    sound = band(band(saturate(mono(reverb(sound, rng, 0.7, 0.15, 4500)), 0.8), 100), None, 5600, 5)
-    sound = wow(boost(sound, 2300, 3, 1.5), rng, 0.12, 1.304)
-    return master(sound / np.abs(sound).max() + 0.05 * shellac(len(sound), rng), -16)
+    sound = mix((trumpet, 0), (clarinet, -2), (stride, -6), (guitar, -4), (upright, -9))
+    sound = band(band(saturate(mono(reverb(sound, rng, 0.7, 0.15, 4500)), 1.2), 180), None, 4800, 5)
+    sound = wow(boost(sound, 2300, 6, 2), rng, 0.12, 1.304)
+    return master(sound / np.abs(sound).max() + 0.2 * shellac(len(sound), rng), -16)
 
 
 def the_1940s(rng: np.random.Generator) -> Sound:
@@ -570,10 +570,10 @@ def the_1940s(rng: np.random.Generator) -> Sound:
     piano = band_.play(0, comp(".x.x", RICH, 55, key, 0.4))
     upright = band_.play(32, bass("1356", 31, key))
     brushes = band_.drums(40, beat_bars("o.x.o.x.", SNARE))
-    sound = mix((voice, 0), (brass, -6), (piano, -5), (upright, -4), (brushes, -14))
-    sound = band(band(saturate(mono(reverb(sound, rng, 1.0, 0.25, 4500)), 0.6), 80), None, 7500, 4)
+    sound = mix((voice, 0), (brass, -1), (piano, -7), (upright, -7), (brushes, -14))
+    sound = band(band(saturate(mono(reverb(sound, rng, 1.3, 0.4, 4000)), 1.2), 120), None, 5500, 4)
     sound = boost(sound, 1500, 2)
-    return master(sound / np.abs(sound).max() + 0.02 * shellac(len(sound), rng), -16)
+    return master(sound / np.abs(sound).max() + 0.08 * shellac(len(sound), rng), -16)
 
 
 def the_1950s(rng: np.random.Generator) -> Sound:
@@ -626,7 +626,7 @@ def the_1970s(rng: np.random.Generator) -> Sound:
     congas = band_.drums(0, beat_bars("x..o..x.xo.x..xx", CONGA))
     keys = (piano, -6, -0.4), (guitar, -12, 0.6), (strings, -6, 0.3)
     sound = mix((voice, 0), *keys, (fingered, -3), (band(drums, None, 5500), -4), (congas, -12, -0.5))
-    sound = band(saturate(reverb(sound, rng, 1.3, 0.12, 6000, 0.03), 0.9), 50, 11000)
+    sound = band(saturate(reverb(sound, rng, 1.3, 0.12, 6000, 0.03), 1.3), 60, 8500)
     return master(sound / np.abs(sound).max() + 0.0008 * hiss(len(sound), rng), -16)
 
 
