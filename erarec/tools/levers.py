@@ -2,17 +2,19 @@
 
     python -m erarec.tools.levers DATA [--work build/models] [--out docs/levers.md] [--only mixup ...]
 
-A plain classifier on the mean of a clip's frozen tagger features stands for Audio-SUC's sound side: it
-reaches the same figures, and a training takes seconds. Each lever changes one thing in it. All are asked
+A plain classifier on the mean of a clip's frozen tagger features stands for Audio-SUC: it reaches
+nearly the same figures, and a training takes seconds. Each lever changes one thing in it. All are asked
 about clips of artists, and of whole sources, that they have not heard: clean, through the phone, and of one
-excerpt alone. Differences are paired, with intervals over artists. What has been asked is kept in the work
-folder.
+excerpt alone. Differences are paired, with intervals over artists.
+
+What has been asked is kept in the work folder.
 """
 
 import argparse
 import hashlib
 import multiprocessing
 import os
+import textwrap
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -285,7 +287,7 @@ def ask(
 TEMPLATE = """\
 # Levers
 
-Made by `{command}` of erarec {version}. {doc}
+{made}
 
 Brackets hold 95 % intervals over artists. Where an interval holds 0, nothing was measured; of so many
 intervals, one in twenty misses 0 by chance; what another seed alone changes is each table's second row.
@@ -299,8 +301,9 @@ def write(
     scored = np.array([clip.scored for clip in clips])
     lo, hi = np.array([c.year_lo for c in clips])[scored], np.array([c.year_hi for c in clips])[scored]
     artists = np.array([clip.artist_key for clip in clips])[scored]
-    doc = " ".join(str(__doc__).split("\n\n")[2].split())
-    text = TEMPLATE.format(command=command, version=erarec.__version__, doc=doc)
+    about = str(__doc__).split("\n\n")[2]
+    made = f"Made by `{command}` of erarec {erarec.__version__}. {about}"
+    text = TEMPLATE.format(made=textwrap.fill(" ".join(made.split()), 120))
     shown = ("mae", "within_3", "decade")
     for (split, left), (question, heard) in product(
         {"fold": "artists", "source": "whole sources"}.items(), QUESTIONS.items()
@@ -337,7 +340,8 @@ def main() -> None:
     cache = FeatureCache(arguments.work / "features")
     features = cache.features(clips, TRAINING_HEARINGS, with_mel=False)
     said = ask(clips, features, names, arguments.work / "levers", arguments.processes)
-    write(clips, said, arguments.out, "python -m erarec.tools.levers DATA")
+    only = f" --only {' '.join(arguments.only)}" if arguments.only else ""
+    write(clips, said, arguments.out, f"python -m erarec.tools.levers DATA{only}")
     print(arguments.out.read_text(encoding="utf-8"))
 
 
