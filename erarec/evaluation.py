@@ -373,6 +373,15 @@ def cell(metric: str, score: Mapping[str, float]) -> str:
     return f"{100 * value:.0f} % ({100 * low:.0f}–{100 * high:.0f})"
 
 
+def change_cells(change: Metrics) -> list[str]:
+    """A :func:`paired_difference` as tables show it: points within 3 years, years of error."""
+    points = {name: 100 * value for name, value in change["within_3"].items()}
+    return [
+        "{value:+.1f} ({low:+.1f} to {high:+.1f})".format(**points),
+        "{value:+.2f} ({low:+.2f} to {high:+.2f})".format(**change["mae"]),
+    ]
+
+
 def _outcomes(
     probabilities: np.ndarray, year_lo: np.ndarray, year_hi: np.ndarray, year: np.ndarray | None = None
 ) -> np.ndarray:

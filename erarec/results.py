@@ -15,6 +15,7 @@ from erarec.evaluation import (
     METRICS,
     Metrics,
     cell,
+    change_cells,
     describe_change,
     holds_zero,
     mean_interval,
@@ -150,7 +151,7 @@ class Results:
             for said in self.all_said([row]):
                 score = self.score(said)
                 cells = [f"{len(np.unique(said.answers.clips)):,}", *(cell(m, score[m]) for m in SHOWN)]
-                change = _change_cells(changes[said.name]) if changes and said.name in changes else []
+                change = change_cells(changes[said.name]) if changes and said.name in changes else []
                 lines.append([said.name, row.how, *cells, *change])
         for name, score in (extra or {}).items():
             lines.append([name, "", f"{score['n']:,}", *(cell(metric, score[metric]) for metric in SHOWN)])
@@ -487,15 +488,6 @@ class Results:
     def _keys(said: Said) -> Iterator[tuple[int, int]]:
         for space in said.answers.spaces():
             yield from zip(space.seeds.tolist(), space.clips.tolist(), strict=True)
-
-
-def _change_cells(change: Metrics) -> list[str]:
-    return [
-        "{value:+.1f} ({low:+.1f} to {high:+.1f})".format(
-            **{k: 100 * v for k, v in change["within_3"].items()}
-        ),
-        "{value:+.2f} ({low:+.2f} to {high:+.2f})".format(**change["mae"]),
-    ]
 
 
 def _is_measurable(change: Metrics) -> bool:

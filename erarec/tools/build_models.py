@@ -166,8 +166,12 @@ def calibrate(
         return calibrated, Calibration(temperatures)
 
     reads = material.biographies.whole >= 0
+    models = {
+        fold: cast(AudioArtMMC, load_checkpoint(work / run.folder / f"fold-{fold}.safetensors")[0])
+        for fold in {clip.fold for clip in clips}
+    }
     pairs = [(BOTH, SOUND), (BOTH_PHONE, SOUND_PHONE)]
-    parts, known = zip(*(product_parts(run, clips, answers, work, *pair) for pair in pairs), strict=True)
+    parts, known = zip(*(product_parts(models, clips, answers, *pair) for pair in pairs), strict=True)
 
     def fit(who: np.ndarray, *span: np.ndarray) -> np.ndarray:
         joined = np.concatenate([part[:, who] for part in parts], 1)
@@ -187,9 +191,15 @@ def calibrate(
 
 
 def product_parts(
-    run: Run, clips: Sequence[Clip], answers: dict[str, np.ndarray], work: Path, both: Ask, sound: Ask
+    models: dict[int, AudioArtMMC],
+    clips: Sequence[Clip],
+    answers: dict[str, np.ndarray],
+    both: Ask,
+    sound: Ask,
 ) -> tuple[np.ndarray, np.ndarray]:
     """What the product is made of and what the fusion has added to it, and what its weights go by.
+
+    ``models`` are those that have not heard a fold, by the fold.
 
     Shape: -> parts [3, N, 140] and [N, 5].
     """
@@ -197,8 +207,7 @@ def product_parts(
     alone = [torch.from_numpy(part) for part in logs[:2]]
     learned = np.zeros((len(clips), 2), np.float32)
     folds = np.array([clip.fold for clip in clips])
-    for fold in np.unique(folds):
-        model = cast(AudioArtMMC, load_checkpoint(work / run.folder / f"fold-{fold}.safetensors")[0])
+    for fold, model in models.items():
         here = folds == fold
         with torch.inference_mode():
             learned[here] = model.product_weights(*(part[torch.from_numpy(here)] for part in alone)).numpy()

@@ -11,13 +11,12 @@ What has been asked is kept in the work folder.
 """
 
 import argparse
-import hashlib
 import multiprocessing
 import os
 import textwrap
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any, cast
@@ -29,13 +28,14 @@ from rich.progress import track
 from torch import Tensor, nn
 
 import erarec
-from erarec.clips import PROGRESS, Clip, FeatureCache, Features, fast_bfloat16, read_manifest
-from erarec.evaluation import METRICS, cell, paired_difference, report, table
+from erarec.clips import CACHE_VERSION, PROGRESS, Clip, FeatureCache, Features, fast_bfloat16, read_manifest
+from erarec.evaluation import METRICS, cell, change_cells, metrics, paired_difference, table
 from erarec.tagger import MUSICNN_FEATURES
-from erarec.training import TRAINING_HEARINGS, balanced_weights
+from erarec.training import TRAINING_HEARINGS, balanced_weights, fingerprint
 from erarec.years import TARGET_SIGMA, YEAR_COUNT, YEARS, target_distribution
 
 BATCH = 128
+LEARNING_RATE = 2e-3
 FAST_BFLOAT16 = fast_bfloat16(torch.device("cpu"))
 KNOTS = np.arange(1915, 2026, 10)  # of the years' basis under the sources' effects
 QUESTIONS = {"clean": "clean", "phone": "through the phone", "excerpt": "one excerpt of 3 s"}
@@ -46,12 +46,11 @@ class Lever:
     """How the classifier is trained. One field differs from the defaults, or two that belong together."""
 
     epochs: int = 60
-    learning_rate: float = 2e-3
     weight_decay: float = 0.05
     width: int = 256
     hearings: tuple[str, ...] = TRAINING_HEARINGS
     clean: float = 0.5  # share of the clips that are heard undamaged
-    musicnn_alone: bool = False  # without MSD_vgg's features
+    columns: int | None = None  # so many of the tagger's features, all if None
     sigma: float = TARGET_SIGMA  # years, of the labels
     balance: float = 1.0  # exponent of the sampling weights, which go by decade
     balance_sources: float = 0.0  # the same by source
@@ -68,7 +67,7 @@ class Lever:
 LEVERS: dict[str, tuple[str, Lever]] = {
     "base": ("as it is", Lever()),
     "seed": ("another seed: what chance alone changes", Lever()),
-    "musicnn": ("without MSD_vgg's features", Lever(musicnn_alone=True)),
+    "musicnn": ("without MSD_vgg's features", Lever(columns=MUSICNN_FEATURES)),
     "undamaged": ("trained on clean sound alone", Lever(clean=1.0)),
     "no-phone": ("without the two copies by phone", Lever(hearings=TRAINING_HEARINGS[:-2])),
     "damaged": ("trained on damaged sound alone", Lever(clean=0.0)),
@@ -156,20 +155,17 @@ def train(data: Data, lever: Lever, members: np.ndarray, seed: int) -> nn.Sequen
     """Train the classifier on the clips ``members`` [M] int."""
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
-    columns = MUSICNN_FEATURES if lever.musicnn_alone else data.means["clean"].shape[2]
-    network = classifier(columns, lever.width)
+    network = classifier(lever.columns or data.means["clean"].shape[2], lever.width)
     target = torch.from_numpy(target_distribution(data.lo, data.hi, lever.sigma))
-    expected = target @ torch.from_numpy(YEARS).float()
+    years = torch.from_numpy(YEARS).float()
     weights = balanced_weights(data.clips, members) ** lever.balance
     weights *= np.bincount(data.sources[members])[data.sources[members]] ** -lever.balance_sources
     weights /= weights.sum()
     steps = -(-len(members) // BATCH)
     optimizer = torch.optim.AdamW(
-        network.parameters(), lever.learning_rate, weight_decay=lever.weight_decay, fused=True
+        network.parameters(), LEARNING_RATE, weight_decay=lever.weight_decay, fused=True
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, lever.learning_rate, total_steps=lever.epochs * steps
-    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=lever.epochs * steps)
     average = torch.optim.swa_utils.AveragedModel(
         network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(lever.average), use_buffers=True
     )
@@ -199,18 +195,17 @@ def train(data: Data, lever: Lever, members: np.ndarray, seed: int) -> nn.Sequen
                 sound = share * sound + (1 - share) * sound[partner]
                 labels = share * labels + (1 - share) * labels[partner]
             with torch.autocast("cpu", torch.bfloat16, enabled=FAST_BFLOAT16):
-                logits = network(sound[:, :columns]).float()
+                logits = network(sound[:, : lever.columns]).float()
             loss = F.cross_entropy(logits, labels)
-            years = logits.softmax(1)
+            said = logits.softmax(1)
             if lever.order:
-                loss = loss + lever.order * (years.cumsum(1) - labels.cumsum(1)).square().sum(1).mean()
+                loss = loss + lever.order * (said.cumsum(1) - labels.cumsum(1)).square().sum(1).mean()
             if lever.distance:
-                means = years @ torch.from_numpy(YEARS).float()
-                loss = loss + lever.distance * (means - expected[clips]).abs().mean()
+                loss = loss + lever.distance * ((said - labels) @ years).abs().mean()
             if lever.agree:
                 with torch.no_grad():
                     network.eval()
-                    undamaged = network(data.means["clean"][views, clips][:, :columns]).softmax(1)
+                    undamaged = network(data.means["clean"][views, clips, : lever.columns]).softmax(1)
                     network.train()
                 loss = loss + lever.agree * F.cross_entropy(logits, undamaged)
             optimizer.zero_grad()
@@ -223,18 +218,16 @@ def train(data: Data, lever: Lever, members: np.ndarray, seed: int) -> nn.Sequen
     return chosen.eval()
 
 
-@torch.inference_mode()
 def answers(data: Data, lever: Lever, left_out: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     """Years [M, 140] of the clips left out, in their order, for each of QUESTIONS. Shape: [N] bool."""
     members, test = np.flatnonzero(~left_out & data.readable), np.flatnonzero(left_out)
-    columns = MUSICNN_FEATURES if lever.musicnn_alone else None
     said = dict.fromkeys(QUESTIONS, np.zeros((len(test), YEAR_COUNT), np.float32))
     for number in range(lever.seeds):
-        with torch.inference_mode(False):
-            network = train(data, lever, members, 100 * number + seed)
-        for name in QUESTIONS:
-            years = network(data.question(name, test)[:, :columns]).softmax(1).numpy()
-            said[name] = said[name] + years / lever.seeds
+        network = train(data, lever, members, 100 * number + seed)
+        with torch.inference_mode():
+            for name in QUESTIONS:
+                years = network(data.question(name, test)[:, : lever.columns]).softmax(1).numpy()
+                said[name] = said[name] + years / lever.seeds
     return said
 
 
@@ -261,12 +254,12 @@ def ask(
     """Each lever's years [N, 140] for each question, with artists left out ("fold") and whole sources."""
     splits = {"fold": np.array([c.fold for c in clips]), "source": np.array([c.source for c in clips])}
     folder.mkdir(parents=True, exist_ok=True)
+    known = fingerprint([[(c.id, c.year_lo, c.year_hi, c.fold, c.source) for c in clips], CACHE_VERSION])
     tasks, places = [], {}
     for name, (split, labels) in product(names, splits.items()):
         lever, seed = LEVERS[name][1], int(name == "seed")
         for part in np.unique(labels):
-            key = hashlib.blake2b(f"{lever} {seed} {split} {part}".encode(), digest_size=8).hexdigest()
-            places[name, split, part] = folder / f"{key}.npz"
+            places[name, split, part] = folder / f"{fingerprint([lever, seed, split, part, known])}.npz"
             tasks.append((lever, labels == part, seed, places[name, split, part]))
     with ProcessPoolExecutor(
         processes, multiprocessing.get_context("spawn"), _start_worker, (clips, features)
@@ -311,11 +304,9 @@ def write(
         base, rows = said["base"][split][question], []
         for name in said:
             years = said[name][split][question]
-            score = report([replace(clip, fold=0) for clip in clips], years)["overall"]
+            score = metrics(years[scored], lo, hi, artists)
             change = paired_difference(base[scored], years[scored], lo, hi, artists)
-            cells = [f"{100 * change['within_3'][k]:+.1f}" for k in ("value", "low", "high")]
-            years_cells = [f"{change['mae'][k]:+.2f}" for k in ("value", "low", "high")]
-            changes = [f"{c[0]} ({c[1]} to {c[2]})" if name != "base" else "" for c in (cells, years_cells)]
+            changes = change_cells(change) if name != "base" else ["", ""]
             rows.append([LEVERS[name][0], *(cell(metric, score[metric]) for metric in shown), *changes])
         headings = [
             "",
