@@ -16,7 +16,7 @@ import os
 import textwrap
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, cast
@@ -61,6 +61,8 @@ class Lever:
     noise: float = 0.0  # deviation of noise on the standardised features
     change_source: float = 0.0  # share of the clips that are moved to another source's mean
     agree: float = 0.0  # weight of the damaged clip's answer being the clean one's
+    artists: float = 1.0  # share of the artists that is trained on
+    teachers: int = 0  # networks whose mean answer to the clean clip is half of the label
     seeds: int = 1  # answers averaged
 
 
@@ -86,6 +88,9 @@ LEVERS: dict[str, tuple[str, Lever]] = {
     "change-source": ("half of the clips moved to another source's mean", Lever(change_source=0.5)),
     "agree": ("damaged and clean clip shall say the same", Lever(agree=0.5)),
     "seeds": ("three seeds averaged", Lever(seeds=3)),
+    "distilled": ("three seeds distilled into one", Lever(teachers=3)),
+    "half": ("half of the artists, as many steps", Lever(artists=0.5, epochs=120)),
+    "quarter": ("a quarter of the artists, as many steps", Lever(artists=0.25, epochs=240)),
 }
 
 
@@ -115,6 +120,7 @@ class Data:
         self.readable = np.diff(features["clean"].first) > 0
         self.lo, self.hi = np.array([c.year_lo for c in clips]), np.array([c.year_hi for c in clips])
         self.sources = np.unique([clip.source for clip in clips], return_inverse=True)[1]
+        self.artists = np.unique([clip.artist_key for clip in clips], return_inverse=True)[1]
 
     def question(self, name: str, clips: np.ndarray) -> Tensor:
         means = self.means["phone" if name == "phone" else "clean"]
@@ -154,6 +160,14 @@ def source_effects(data: Data, members: np.ndarray) -> Tensor:
 def train(data: Data, lever: Lever, members: np.ndarray, seed: int) -> nn.Sequential:
     """Train the classifier on the clips ``members`` [M] int."""
     rng = np.random.default_rng(seed)
+    if lever.artists < 1:
+        known = np.unique(data.artists[members])
+        kept = rng.choice(known, round(lever.artists * len(known)), replace=False)
+        members = members[np.isin(data.artists[members], kept)]
+    teachers = [
+        train(data, replace(lever, teachers=0), members, 1000 * n + seed)
+        for n in range(1, 1 + lever.teachers)
+    ]
     torch.manual_seed(seed)
     network = classifier(lever.columns or data.means["clean"].shape[2], lever.width)
     target = torch.from_numpy(target_distribution(data.lo, data.hi, lever.sigma))
@@ -194,6 +208,11 @@ def train(data: Data, lever: Lever, members: np.ndarray, seed: int) -> nn.Sequen
                 partner = torch.from_numpy(rng.permutation(len(clips)))
                 sound = share * sound + (1 - share) * sound[partner]
                 labels = share * labels + (1 - share) * labels[partner]
+            if teachers:
+                undamaged = data.means["clean"][views, clips, : lever.columns]
+                with torch.inference_mode():
+                    taught = torch.stack([teacher(undamaged).softmax(1) for teacher in teachers]).mean(0)
+                labels = (labels + taught) / 2
             with torch.autocast("cpu", torch.bfloat16, enabled=FAST_BFLOAT16):
                 logits = network(sound[:, : lever.columns]).float()
             loss = F.cross_entropy(logits, labels)
