@@ -53,8 +53,11 @@ class TaggerTower(nn.Module):
             nn.Linear(256, WIDTH),
         )
 
+    def standardise(self, features: Tensor) -> Tensor:
+        return ((features - self.mean) / self.deviation).clamp(-8, 8)
+
     def forward(self, features: Tensor) -> Tensor:
-        return self.layers(((features - self.mean) / self.deviation).clamp(-8, 8))
+        return self.layers(self.standardise(features))
 
 
 # --- the CNN -----------------------------------------------------------------------------------------
@@ -106,10 +109,13 @@ class CnnTower(nn.Module):
             _Residual(32, 32, 1), _Residual(32, 64, 2), _Residual(64, 128, 2), _Residual(128, 192, 2)
         )
         self.token = nn.Sequential(nn.Dropout(0.3), nn.Linear(192 * MEL_BANDS // 32, WIDTH))
+        for part in (self.stem, self.stages):
+            part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # twice as fast
 
     def forward(self, mel: Tensor, frames: Tensor) -> Tensor:
         x = (mel - self.mean[:, None]) / self.deviation[:, None]
-        x = self.stages(self.stem(x[:, None]))  # [N, 192, 7, ceil(T / 32)]
+        x = x[:, None].contiguous(memory_format=torch.channels_last)
+        x = self.stages(self.stem(x))  # [N, 192, 7, ceil(T / 32)]
         ends = (frames + self.STRIDE - 1) // self.STRIDE
         heard = torch.arange(x.shape[-1], device=x.device) < ends[:, None]
         pooled = (x * heard[:, None, None]).sum(-1) / heard.sum(-1)[:, None, None]

@@ -18,6 +18,7 @@ from typing import Literal, cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -34,8 +35,9 @@ from erarec.clips import (
     Material,
     Song,
     build_biographies,
+    fast_bfloat16,
 )
-from erarec.encoders import BiographyReader, CnnTower, TaggerTower, mel_frames
+from erarec.encoders import WIDTH, BiographyReader, CnnTower, TaggerTower, mel_frames
 from erarec.losses import EraContrastiveLoss, MaximumLikelihoodLoss, MultimodalContrastiveLoss
 from erarec.models import AudioArtMMC, AudioSUC, Config, EraModel, Inputs, gather, resolve_device
 from erarec.pretrained import Encoder, FinetunedTower
@@ -78,6 +80,7 @@ class Settings:
     artist_batch_size: int = 256
     pretrained_rate: float = 0.2  # learning rate of both sides then, relative to the fusion's
     encoder_rate: float = 0.02  # of a fine-tuned encoder, relative to the rest's
+    distil_epochs: int = 0  # of the CNN tower before all else, towards what the tagger hears in clean sound
     without_text: float = 0.3  # modality dropout
     without_sound: float = 0.15
     seed: int = 0
@@ -177,7 +180,7 @@ def train(
     weights = balanced_weights(clips, train_clips)
     accelerator = Accelerator(
         cpu=on.type == "cpu",
-        mixed_precision=resolve_precision(precision, on),
+        mixed_precision=resolve_precision(precision, on, settings.towers),
         # Not every batch reaches every parameter: a text may be there or not, a pretrained network has spare
         # ones.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
@@ -188,6 +191,9 @@ def train(
         tower = cast(FinetunedTower, model.sound_encoder.towers["tagger"])
         tower.network.load_state_dict(material.encoder.load().state_dict())
     _fit_standardisation(model, features["clean"], train_clips)
+    if settings.distil_epochs:
+        lessons = Lessons(labels, features, train_clips, weights, settings, None)
+        _distil(accelerator, model, lessons, settings, state)
     if isinstance(model, AudioArtMMC):
         if biographies is None:
             raise ValueError(f"{settings.model} is trained with biographies.")
@@ -246,11 +252,11 @@ def fingerprint(thing: object) -> str:
     return hashlib.blake2b(repr(thing).encode(), digest_size=8).hexdigest()
 
 
-def resolve_precision(precision: str, device: torch.device) -> str:
-    """ "auto" is bfloat16 on a GPU that has it. On a CPU it does not make training faster, and is off."""
+def resolve_precision(precision: str, device: torch.device, towers: Sequence[str]) -> str:
+    """ "auto" is bfloat16 where it is fast. On a CPU that is for convolutions: the rest takes no longer."""
     if precision != "auto":
         return precision
-    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "no"
+    return "bf16" if fast_bfloat16(device) and (device.type == "cuda" or "cnn" in towers) else "no"
 
 
 @dataclass(frozen=True)
@@ -311,7 +317,8 @@ class ClipBatches:
             "artists": torch.from_numpy(labels.artists[clips]),
         }
 
-    def batch(self, clips: np.ndarray, rng: np.random.Generator) -> Inputs:
+    def draw(self, clips: np.ndarray, rng: np.random.Generator) -> tuple[list[str], list[np.ndarray]]:
+        """How each clip is heard, and which of its excerpts, by index."""
         settings = self.settings
         clean = (rng.random(len(clips)) < settings.clean) | (not self.damaged)
         hearings = [
@@ -322,9 +329,16 @@ class ClipBatches:
             span = self.features[hearing].of(clip)
             count = min(settings.excerpts, span.stop - span.start)
             excerpts.append(span.start + rng.permutation(span.stop - span.start)[:count])
-        inputs = gather(self.features, hearings, excerpts, settings.towers)
+        return hearings, excerpts
+
+    def hear(self, hearings: list[str], excerpts: list[np.ndarray], rng: np.random.Generator) -> Inputs:
+        inputs = gather(self.features, hearings, excerpts, self.settings.towers)
         if inputs.mel is not None:
             inputs.mel = augment_mel(inputs.mel, rng)
+        return inputs
+
+    def batch(self, clips: np.ndarray, rng: np.random.Generator) -> Inputs:
+        settings, inputs = self.settings, self.hear(*self.draw(clips, rng), rng)
         if self.biographies is not None:
             texts = self.biographies.draw(rng, clips)
             chance = rng.random(len(clips))
@@ -334,6 +348,18 @@ class ClipBatches:
             inputs.present[deaf] = False
             vars(inputs).update(self.biographies.table.batch(texts, settings.words, rng))
         return inputs
+
+
+class Lessons(ClipBatches):
+    """Excerpts, each heard in its own way, with what the tagger hears in them undamaged, standardised."""
+
+    def epoch(self, rng: np.random.Generator) -> Iterator[tuple[Inputs, dict[str, Tensor]]]:
+        clean = self.features["clean"]
+        drawn = rng.choice(self.members, len(self.members), p=self.weights)
+        for clips in np.array_split(drawn, len(self)):
+            hearings, excerpts = self.draw(clips, rng)
+            heard = clean.tagger[np.concatenate(excerpts)].astype(np.float32)
+            yield self.hear(hearings, excerpts, rng), {"tagger": torch.from_numpy(heard)}
 
 
 def augment_mel(mel: Tensor, rng: np.random.Generator) -> Tensor:
@@ -462,9 +488,42 @@ def _fit_artist_side(
     )
 
 
+class Pupil(nn.Module):
+    """A CNN tower, asked for the tagger's standardised features. Shape: inputs -> [X, 4110] of X excerpts."""
+
+    def __init__(self, tower: CnnTower, width: int) -> None:
+        super().__init__()
+        self.tower = tower
+        self.features = nn.Linear(WIDTH, width)
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        mel, frames = cast(Tensor, inputs.mel), cast(Tensor, inputs.frames)
+        return self.features(self.tower(mel[inputs.present], frames[inputs.present]))
+
+
+def _distil(
+    accelerator: Accelerator, model: EraModel, lessons: Lessons, settings: Settings, state: Path | None
+) -> None:
+    """Teach the CNN tower to hear in anything what the tagger hears in clean sound. It takes no labels."""
+    clean, tower = lessons.features["clean"], cast(CnnTower, model.sound_encoder.towers["cnn"])
+    tagger = TaggerTower(clean.tagger.shape[1])  # of which only the standardisation is used
+    _fit_tagger_standardisation(tagger, clean, _rows_of(clean, lessons.members))
+    tagger.to(accelerator.device)
+
+    def loss(model: nn.Module, inputs: Inputs, labels: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"tagger": F.mse_loss(model(inputs).float(), tagger.standardise(labels["tagger"]))}
+
+    pupil = Pupil(tower, clean.tagger.shape[1]).to(accelerator.device)
+    groups = [{"params": list(pupil.parameters()), "lr": 2 * settings.learning_rate}]
+    kept = state / "distilled" if state else None
+    _fit(accelerator, pupil, lessons, loss, settings.distil_epochs, groups, settings, kept, "CNN tower")
+
+
 def _parameter_groups(model: EraModel, settings: Settings) -> list[dict]:
     """What was trained before moves slowly, so that it is not spoilt by a fusion that knows nothing yet."""
-    sides = ("sound_encoder", "sound_head", "text_encoder", "artist_head") if model.reads_text else ()
+    sides: tuple[str, ...] = ("sound_encoder",) if settings.distil_epochs else ()
+    if model.reads_text:
+        sides = ("sound_encoder", "sound_head", "text_encoder", "artist_head")
     trained_before: list[nn.Parameter] = []
     new: list[nn.Parameter] = []
     encoder: list[nn.Parameter] = []
@@ -584,15 +643,15 @@ def _load_state(accelerator: Accelerator, model: nn.Module, optimizer, schedule,
 
 def _fit_standardisation(model: EraModel, clean: Features, members: np.ndarray) -> None:
     """Mean and deviation of what each tower reads, over the training clips' excerpts."""
-    rows = np.concatenate([np.arange(clean.first[clip], clean.first[clip + 1]) for clip in members])
+    rows = _rows_of(clean, members)
     for name, tower in model.sound_encoder.towers.items():
         if isinstance(tower, FinetunedTower):
             values = _pretrained_features(tower, clean, rows)
             mean, deviation = values.mean(0), values.std(0)
             tower = tower.layers
         elif isinstance(tower, TaggerTower):
-            values = clean.tagger[rows].astype(np.float32)
-            mean, deviation = values.mean(0), values.std(0)
+            _fit_tagger_standardisation(tower, clean, rows)
+            continue
         elif isinstance(tower, CnnTower):
             mel = cast(np.ndarray, clean.mel)
             values = mel[rows[:: max(1, len(rows) // 4000)]].astype(np.float32)
@@ -601,6 +660,17 @@ def _fit_standardisation(model: EraModel, clean: Features, members: np.ndarray) 
             raise TypeError(f"There is no way to standardise {name}.")
         tower.mean.copy_(torch.from_numpy(mean))
         tower.deviation.copy_(torch.from_numpy(deviation + 1e-4))
+
+
+def _rows_of(features: Features, clips: np.ndarray) -> np.ndarray:
+    """Indices of all excerpts of some clips."""
+    return np.concatenate([np.arange(features.first[clip], features.first[clip + 1]) for clip in clips])
+
+
+def _fit_tagger_standardisation(tower: TaggerTower, clean: Features, rows: np.ndarray) -> None:
+    values = clean.tagger[rows].astype(np.float32)
+    tower.mean.copy_(torch.from_numpy(values.mean(0)))
+    tower.deviation.copy_(torch.from_numpy(values.std(0) + 1e-4))
 
 
 @torch.inference_mode()

@@ -95,6 +95,60 @@ def test_an_interrupted_run_ends_at_the_same_weights(material, model, tmp_path, 
     assert same(run(material, settings, state=tmp_path), straight)
 
 
+def test_a_distilled_tower_hears_what_the_tagger_hears(material, tmp_path, monkeypatch):
+    """What it says of clean features gets nearer to them, and an interrupted run ends at the same weights."""
+    settings = tiny("audio-cnn", distil_epochs=30, epochs=1)
+    fit, lost = training._fit, {}
+
+    def watched(accelerator, model, batches, losses_of, *arguments, **named):
+        def losses(*batch):
+            found = losses_of(*batch)
+            for name, loss in found.items():
+                lost.setdefault(name, []).append(loss.item())
+            return found
+
+        fit(accelerator, model, batches, losses, *arguments, **named)
+
+    monkeypatch.setattr(training, "_fit", watched)
+    straight = run(material, settings)
+    assert np.mean(lost["tagger"][-8:]) < 0.8 * np.mean(lost["tagger"][:8])
+    assert len(lost["MLE"]) == 2  # two batches of the one epoch of years
+
+    monkeypatch.setattr(training, "_fit", fit)
+    save = training._save_state
+
+    def save_and_stop(model, optimizer, schedule, epochs_done, folder):
+        save(model, optimizer, schedule, epochs_done, folder)
+        if epochs_done == 17:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "_save_state", save_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(material, settings, state=tmp_path)
+    monkeypatch.setattr(training, "_save_state", save)
+    assert same(run(material, settings, state=tmp_path), straight)
+
+
+def test_lessons_pair_what_is_heard_with_the_same_excerpt_undamaged(material):
+    clips, features, _, _ = material
+    settings = tiny("audio-cnn", clean=0.0)
+    members = np.arange(11)  # the twelfth is no sound
+    weights = np.full(11, 1 / 11)
+    lessons = training.Lessons(training.Labels.of(clips), features, members, weights, settings, None)
+    drawn = []
+    draw = lessons.draw
+    lessons.draw = lambda *arguments: drawn.append(draw(*arguments)) or drawn[-1]
+    for inputs, labels in lessons.epoch(np.random.default_rng(0)):
+        hearings, excerpts = drawn[-1]
+        assert "clean" not in hearings
+        assert labels["tagger"].shape == (inputs.present.sum(), features["clean"].tagger.shape[1])
+        rows = np.concatenate(excerpts)
+        np.testing.assert_array_equal(labels["tagger"], features["clean"].tagger[rows].astype(np.float32))
+        for hearing, row, present in zip(hearings, excerpts, inputs.present, strict=True):
+            assert present.sum() == len(row)
+            assert hearing in training.TRAINING_HEARINGS
+
+
 def test_batches_come_in_order_and_failures_come_out():
     assert list(training._ahead(iter(range(10)), pinned=False)) == list(range(10))
 
@@ -153,7 +207,7 @@ def fit_and_compare(accelerator, model, *arguments, title, **named):
     both = accelerator.gather(weights[None])
     assert len(both) == 2
     assert torch.equal(both[0], both[1]), "the processes have parted"
-    print(title)
+    sys.stdout.write(title + "\\n")  # in one piece, beside the other process
 
 training._fit = fit_and_compare
 train(Material(clips, heard, songs, texts), settings, device="cpu")
