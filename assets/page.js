@@ -103,7 +103,7 @@
     if (!toggle || !(trace >= 0)) return;
     const shown = toggle.getAttribute("aria-pressed") === "false";
     toggle.setAttribute("aria-pressed", String(shown));
-    window.Plotly.restyle(plot, { visible: shown ? true : "legendonly" }, [trace]);
+    window.Plotly.restyle(plot, { visible: shown }, [trace]);
   });
 
   // Guesses: a tally that stays in this browser.

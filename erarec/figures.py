@@ -30,7 +30,7 @@ ANSWER_COLOUR = "#d6336c"
 COMPARED = ((ANSWER_COLOUR, "solid"), (SOUND_COLOUR, "dash"), (ARTIST_COLOUR, "dot"), ("#5b8a3a", "dashdot"))
 
 YEAR_FIGURE_HEIGHT = 300  # pixels; Gradio draws a Plotly figure without a height as nothing (gradio #13539)
-MAP_FIGURE_HEIGHT = 520
+MAP_FIGURE_HEIGHT = 420
 RECORDING = "<b>{}</b><br>{}<br>{}"  # artist, title and year, as shown under the pointer
 
 SHOWN_PROBABILITY = 0.01  # decades below this in every curve are left out of the figure's range
@@ -153,6 +153,7 @@ def map_figure(
                 chosen,
                 name=say("{year}s", year=start),
                 marker={"color": DECADE_COLOURS[decade(start)], "size": 6, "line": {"width": 0.5}},
+                showlegend=False,  # the buttons under the map have the colours
             )
     star = None
     if prediction is not None:
@@ -174,6 +175,7 @@ def map_figure(
                 "color": ANSWER_COLOUR,
                 "line": {"width": 2, "color": ANSWER_COLOUR},
             },
+            showlegend=True,
         )
         figure.add_scatter(
             x=star[:1],
@@ -201,7 +203,7 @@ def map_figure(
 
 
 def _add_recordings(
-    figure: go.Figure, known: EmbeddingMap, chosen: np.ndarray, name: str, marker: dict
+    figure: go.Figure, known: EmbeddingMap, chosen: np.ndarray, name: str, marker: dict, showlegend: bool
 ) -> None:
     x, y = known.coordinates[chosen].T
     figure.add_scatter(
@@ -210,6 +212,7 @@ def _add_recordings(
         name=name,
         mode="markers",
         marker=marker,
+        showlegend=showlegend,
         # Plotly reads a little HTML in what it shows; its tags stand in the template alone, once.
         customdata=[_recording(known, i) for i in chosen],
         hovertemplate=RECORDING.format(*(f"%{{customdata[{column}]}}" for column in range(3)))

@@ -170,11 +170,13 @@ def map_caption(known: EmbeddingMap, say: Texts = ENGLISH) -> str:
 
 
 def decade_toggles(known: EmbeddingMap, say: Texts = ENGLISH) -> str:
-    """HTML: a button for each decade of the map, to switch it off and on without a mouse (``page.js``)."""
+    """HTML: a button for each decade of the map, in its colour, to switch it off and on (``page.js``)."""
     starts = sorted(set((known.years // 10 * 10).tolist()))
-    names = [say("{year}s", year=start) for start in starts]
     buttons = "".join(
-        f"<button type='button' aria-pressed='true' data-decade>{name}</button>" for name in names
+        "<button type='button' aria-pressed='true' data-decade>"
+        f"<span class='swatch' style='background:{DECADE_COLOURS[decade(start)]}'></span>"
+        f"{say('{year}s', year=start)}</button>"
+        for start in starts
     )
     return (
         f"<div class='toggles' role='group' aria-label='{escape(say('Decades on the map'))}'>{buttons}</div>"

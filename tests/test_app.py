@@ -558,7 +558,7 @@ def test_a_decade_is_switched_off_the_map_by_keyboard(visit: Callable[..., Page]
     toggle = page.get_by_role("group", name="Decades on the map").get_by_role("button", name="1970s")
     toggle.focus()
     page.keyboard.press("Enter")
-    page.wait_for_function(f"{shown} === 'legendonly'")
+    page.wait_for_function(f"{shown} === false")
     assert toggle.get_attribute("aria-pressed") == "false"
     page.keyboard.press("Space")
     page.wait_for_function(f"{shown} === true")
