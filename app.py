@@ -105,6 +105,7 @@ def static_texts(say: Texts) -> list[str]:
             say("Let it listen along: after three seconds the needle moves, and then every two or three."),
             "aside",
         ),
+        panels.needle(None, 0, say),
         panels.browser_texts(say)
         + panels.message(
             say("Recordings stay on the machine that runs this page and are deleted within two hours."),
@@ -125,8 +126,9 @@ def build() -> gr.Blocks:
     texts = iter(static_texts(ENGLISH))
     fixed: list[gr.HTML] = []
 
-    def fixed_text(**options: Any) -> None:
+    def fixed_text(**options: Any) -> gr.HTML:
         fixed.append(gr.HTML(next(texts), **options))
+        return fixed[-1]
 
     with gr.Blocks(
         title="erarec: hear a recording, name its year",
@@ -333,7 +335,7 @@ def live(fixed_text: Any) -> None:
     microphone = gr.Audio(
         label=label("Microphone"), sources=["microphone"], streaming=True, type="numpy", elem_id="live-input"
     )
-    needle = gr.HTML(panels.needle(None, 0), elem_id="needle")
+    needle = fixed_text(elem_id="needle")
     recording = gr.State(page.Recording())
     microphone.start_recording(page.start_listening, None, recording, **PRIVATE)
     microphone.stream(

@@ -745,6 +745,8 @@ def test_the_page_speaks_the_readers_language(visit: Callable[..., Page], tune: 
     upload_in(page, tune)
     predict(page)
     page.locator("#attention .share", has_text=say("sound")).wait_for()
+    page.get_by_role("tab", name=say("Live")).click()
+    page.locator("#needle", has_text=say("I hear nothing yet. Play me some music.")).wait_for()
     assert "__i18n__" not in page.inner_text("body")
 
 
