@@ -373,20 +373,29 @@ def differences(clips: list[Clip], answers: dict[str, dict[str, np.ndarray]]) ->
             yield f"- {what}: {describe_change(change)}"
 
 
+def _in_words(settings: Settings) -> str:
+    chosen = {name: value for name, value in vars(settings).items() if name not in ("model", "towers")}
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in chosen.items())
+
+
 def write_card(run: Run, reports: dict[str, dict], everything: str, clips: list[Clip]) -> None:
     """A model card from the template, with this run's figures."""
     main = reports[BOTH.name if BOTH.name in reports else SOUND.name]
     groups = {name: score for key in ("by_source", "by_decade") for name, score in main[key].items()}
-    settings = {k: v for k, v in vars(run.settings).items() if k not in ("model", "towers")}
+    training = _in_words(run.settings)
+    hears = f"{' and '.join(run.settings.towers)} tower"
+    if run.second_ear:
+        hears += ", and a CNN tower with a head of its own beside it"
+        training += f". The CNN tower: {_in_words(by_name(run.second_ear).settings)}"
     text = CARD.read_text(encoding="utf-8")
     values = {
         "name": run.name,
         "version": erarec.__version__,
-        "towers": " and ".join(run.settings.towers),
+        "hears": hears,
         "losses": LOSSES[run.settings.model],
         "clips": f"{len(clips):,}",
         "scored": f"{main['scored']:,}",
-        "settings": ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings.items()),
+        "settings": training,
         "question": BOTH.name if BOTH.name in reports else SOUND.name,
         "everything": everything,
         "groups": markdown_table(groups),
