@@ -53,6 +53,7 @@ TRAINING_HEARINGS = (
 SONG_SIGMA = 1.5  # years: songs' years are exact, so their targets are narrower
 DECIBEL = np.log(10) / 10  # of power, in the natural logarithm of the mels
 STANDARD_EXCERPTS = 256  # that tell mean and deviation of a pretrained network's features
+TAUGHT_EXCERPTS = 4000  # that tell the principal components of the tagger's features
 AHEAD = 3  # batches that are prepared while one is computed with
 SHOWN_STEPS = 10  # between two looks at the losses: each look makes a GPU wait
 LONGEST_WAIT = timedelta(days=2)  # of other processes, while the first hears the clips
@@ -488,8 +489,35 @@ def _fit_artist_side(
     )
 
 
+class Teacher(nn.Module):
+    """What a CNN tower is to find: the tagger's features, in their principal components.
+
+    A component's deviation is brought to its square root, so that those that vary little are learned too.
+
+    Shape: the tagger's features [X, 4110] -> [X, 192] (fewer, where there are fewer of either).
+    """
+
+    COMPONENTS = 192
+
+    def __init__(self, clean: Features, rows: np.ndarray) -> None:
+        super().__init__()
+        self.tagger = TaggerTower(clean.tagger.shape[1])  # of which only the standardisation is used
+        _fit_tagger_standardisation(self.tagger, clean, rows)
+        some = torch.from_numpy(clean.tagger[rows[:: -(-len(rows) // TAUGHT_EXCERPTS)]].astype(np.float32))
+        heard = self.tagger.standardise(some)
+        self.mean: Tensor
+        self.register_buffer("mean", heard.mean(0))
+        _, sizes, components = torch.linalg.svd(heard - self.mean, full_matrices=False)
+        deviations = (sizes / len(heard) ** 0.5)[: self.COMPONENTS] + 1e-4
+        self.components: Tensor
+        self.register_buffer("components", components[: self.COMPONENTS].T / deviations.sqrt())
+
+    def forward(self, tagger: Tensor) -> Tensor:
+        return (self.tagger.standardise(tagger) - self.mean) @ self.components
+
+
 class Pupil(nn.Module):
-    """A CNN tower, asked for the tagger's standardised features. Shape: inputs -> [X, 4110] of X excerpts."""
+    """A CNN tower, asked what a teacher hears. Shape: inputs -> [X, 192] of X excerpts."""
 
     def __init__(self, tower: CnnTower, width: int) -> None:
         super().__init__()
@@ -506,14 +534,12 @@ def _distil(
 ) -> None:
     """Teach the CNN tower to hear in anything what the tagger hears in clean sound. It takes no labels."""
     clean, tower = lessons.features["clean"], cast(CnnTower, model.sound_encoder.towers["cnn"])
-    tagger = TaggerTower(clean.tagger.shape[1])  # of which only the standardisation is used
-    _fit_tagger_standardisation(tagger, clean, _rows_of(clean, lessons.members))
-    tagger.to(accelerator.device)
+    teacher = Teacher(clean, _rows_of(clean, lessons.members)).to(accelerator.device)
 
     def loss(model: nn.Module, inputs: Inputs, labels: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {"tagger": F.mse_loss(model(inputs).float(), tagger.standardise(labels["tagger"]))}
+        return {"tagger": F.mse_loss(model(inputs).float(), teacher(labels["tagger"]))}
 
-    pupil = Pupil(tower, clean.tagger.shape[1]).to(accelerator.device)
+    pupil = Pupil(tower, teacher.components.shape[1]).to(accelerator.device)
     groups = [{"params": list(pupil.parameters()), "lr": 2 * settings.learning_rate}]
     kept = state / "distilled" if state else None
     _fit(accelerator, pupil, lessons, loss, settings.distil_epochs, groups, settings, kept, "CNN tower")
