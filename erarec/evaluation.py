@@ -8,7 +8,7 @@ from a bootstrap over artists. All but one metric are means over clips, and so s
 resample is then one row of counts times a table of sums, and a thousand of them one matrix product.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -173,6 +173,26 @@ def with_weights(parts: np.ndarray, weights: np.ndarray) -> np.ndarray:
 def _weighted(parts: np.ndarray, weights: np.ndarray) -> np.ndarray:
     first, second = np.maximum(weights, 0).T[..., None]
     return first * parts[0] + second * parts[1] + parts[2]
+
+
+def fitted_by_fold(
+    clips: Sequence[Labelled], chosen: np.ndarray, fit: Callable[[np.ndarray, np.ndarray, np.ndarray], Any]
+) -> np.ndarray:
+    """For each clip what ``fit`` finds on the scored and ``chosen`` clips of the other folds.
+
+    Args:
+        chosen: [N] bool.
+        fit: from (which clips [N] bool, their year_lo, their year_hi) to a number or an array [K].
+
+    Returns [N] or [N, K].
+    """
+    folds, scored = np.array([clip.fold for clip in clips]), np.array([clip.scored for clip in clips])
+    lo, hi = np.array([c.year_lo for c in clips]), np.array([c.year_hi for c in clips])
+    fitted = {}
+    for fold in np.unique(folds):
+        others = scored & chosen & (folds != fold)
+        fitted[fold] = fit(others, lo[others], hi[others])
+    return np.array([fitted[fold] for fold in folds])
 
 
 def report(
@@ -454,7 +474,7 @@ def answer_clips(
     for first in range(0, len(clips), batch_size):
         batch = clips[first : first + batch_size]
         spans = [np.arange(heard.first[clip], heard.first[clip + 1]) for clip in batch]
-        inputs = gather({"clean": heard}, ["clean"] * len(batch), spans, model.hears)
+        inputs = gather({"clean": heard}, ["clean"] * len(batch), spans, towers)
         inputs.present &= with_sound
         if model.reads_text:
             words = no_words(len(batch)) if table is None or texts is None else table.batch(texts[batch])
@@ -563,7 +583,7 @@ def _answer_manifest(
 ) -> tuple[list[Clip], list[str], np.ndarray, np.ndarray]:
     """The readable clips, the ids of the others, and of the former probabilities and embeddings."""
     clips = read_manifest(manifest)
-    heard = cache.features(clips, [through], with_mel="cnn" in recognizer.model.hears)[through]
+    heard = cache.features(clips, [through], with_mel="cnn" in recognizer.config.towers)[through]
     counts = np.diff(heard.first)
     readable = np.flatnonzero(counts > 0)
     if not len(readable):

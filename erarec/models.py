@@ -105,14 +105,12 @@ class Sound:
         present: [N, E * towers] bool.
         pooled: [N, 128], the tokens' average by learned weights.
         weights: [N, E * towers], summing to 1; zeros where there is no sound.
-        second_years: [N, 140] log-probabilities of the second ear, of a model that has one.
     """
 
     tokens: Tensor
     present: Tensor
     pooled: Tensor
     weights: Tensor
-    second_years: Tensor | None = None
 
 
 class SoundEncoder(nn.Module):
@@ -182,94 +180,26 @@ class ArtistHead(nn.Module):
         return hidden, self.years(hidden)
 
 
-class Weighing(nn.Linear):
-    """What two answers weigh in their product, by how sure each of them is, and of which year.
-
-    The product is the weighted sum of their log-probabilities, renormalised.
-
-    Shape: :func:`sureness` [N, 4] of the two -> weights [N, 2].
-    """
-
-    def __init__(self, first: float = 1.0, second: float = 1.0) -> None:
-        super().__init__(4, 2)
-        nn.init.zeros_(self.weight)
-        self.bias.data.copy_(torch.tensor([first, second]))
-
-    def forward(self, sureness: Tensor) -> Tensor:
-        return super().forward(sureness).clamp_min(0)
-
-
-class SecondEar(nn.Module):
-    """A CNN tower with a head of its own, trained apart and asked beside the first tower.
-
-    It has learned to hear in damaged sound what the tagger hears in clean sound, and so says more of what
-    comes through a phone. Trained together with the tagger tower it would say less: of the clips that both
-    have heard, the CNN knows too much.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sound_encoder = SoundEncoder(("cnn",))
-        self.sound_head = SoundHead()
-        self.weighing = Weighing(1.0, 0.0)
-
-    def forward(self, inputs: Inputs) -> Tensor:
-        """Log-probabilities [N, 140] from the CNN tower alone."""
-        return self.sound_head(self.sound_encoder(inputs).pooled).float().log_softmax(-1)
-
-
-class Listener(nn.Module):
-    """What all three models share: from sound to years."""
-
-    name: str
-    reads_text: bool
-
-    def __init__(
-        self, towers: tuple[str, ...], encoder: Encoder | None = None, second_ear: bool = False
-    ) -> None:
-        super().__init__()
-        self.sound_encoder = SoundEncoder(towers, encoder)
-        self.sound_head = SoundHead()
-        self.second_ear = SecondEar() if second_ear else None
-        self.projection = Projection()
-        self.temperatures: Tensor
-        self.register_buffer("temperatures", torch.ones(len(MODALITIES)))
-
-    @property
-    def hears(self) -> tuple[str, ...]:
-        """The towers whose features it wants to be given."""
-        return (*self.sound_encoder.towers, *(["cnn"] if self.second_ear else []))
-
-    def hear(self, inputs: Inputs) -> Sound:
-        sound = self.sound_encoder(inputs)
-        if self.second_ear is not None:
-            sound.second_years = self.second_ear(inputs)
-        return sound
-
-    def sound_years(self, sound: Sound) -> Tensor:
-        """Log-probabilities [N, 140] from all that was heard."""
-        years = self.sound_head(sound.pooled).float().log_softmax(-1)
-        if self.second_ear is None or sound.second_years is None:
-            return years
-        weights = self.second_ear.weighing(sureness(years, sound.second_years))
-        return (weights[:, :1] * years + weights[:, 1:] * sound.second_years).log_softmax(-1)
-
-    def forward(self, inputs: Inputs) -> Outputs:
-        return self.answer(self.hear(inputs), inputs)
-
-    def answer(self, sound: Sound, inputs: Inputs) -> Outputs:
-        """From encoded sound to an answer; what each of ``inputs`` lacks is left out of it."""
-        raise NotImplementedError
-
-
-class AudioCNN(Listener):
+class AudioCNN(nn.Module):
     """Sound encoder and year head, trained with L_MLE alone: the paper's floor."""
 
     name = "audio-cnn"
     reads_text = False
 
+    def __init__(self, towers: tuple[str, ...], encoder: Encoder | None = None) -> None:
+        super().__init__()
+        self.sound_encoder = SoundEncoder(towers, encoder)
+        self.sound_head = SoundHead()
+        self.projection = Projection()
+        self.temperatures: Tensor
+        self.register_buffer("temperatures", torch.ones(len(MODALITIES)))
+
+    def forward(self, inputs: Inputs) -> Outputs:
+        return self.answer(self.sound_encoder(inputs), inputs)
+
     def answer(self, sound: Sound, inputs: Inputs) -> Outputs:
-        years = (self.sound_years(sound) / self.temperatures[0]).log_softmax(-1)
+        """From encoded sound to an answer; what each of ``inputs`` lacks is left out of it."""
+        years = (self.sound_head(sound.pooled).float() / self.temperatures[0]).log_softmax(-1)
         return Outputs(years, years, self.projection(sound.pooled), sound.weights)
 
 
@@ -279,7 +209,7 @@ class AudioSUC(AudioCNN):
     name = "audio-suc"
 
 
-class AudioArtMMC(Listener):
+class AudioArtMMC(nn.Module):
     """Sound and biography, fused by self-attention; trained with L_MLE, L_EC and L_MMC.
 
     The answer is a log p_sound + b log p_artist + what the fusion adds, renormalised. a and b go by how sure
@@ -290,36 +220,49 @@ class AudioArtMMC(Listener):
     name = "audioart-mmc"
     reads_text = True
 
-    def __init__(
-        self, towers: tuple[str, ...], encoder: Encoder | None = None, second_ear: bool = False
-    ) -> None:
-        super().__init__(towers, encoder, second_ear)
+    def __init__(self, towers: tuple[str, ...], encoder: Encoder | None = None) -> None:
+        super().__init__()
+        self.sound_encoder = SoundEncoder(towers, encoder)
+        self.sound_head = SoundHead()
         self.text_encoder = TextEncoder()
         self.artist_head = ArtistHead()
         self.fusion = Fusion()
         self.fused_years = nn.Linear(WIDTH, YEAR_COUNT)
         nn.init.zeros_(self.fused_years.weight)
         nn.init.zeros_(self.fused_years.bias)
-        self.weighing = Weighing()
+        self.weighing = nn.Linear(4, 2)
+        nn.init.zeros_(self.weighing.weight)
+        nn.init.ones_(self.weighing.bias)
+        self.projection = Projection()
         self.sound_projection = Projection()
         self.text_projection = Projection(256)
+        self.temperatures: Tensor
+        self.register_buffer("temperatures", torch.ones(len(MODALITIES)))
 
     def artist(self, words: Tensor, word_years: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Text tokens [N, T, 128], hidden [N, 256] and year logits [N, 140] of biographies alone."""
         tokens = self.text_encoder(words, word_years)
         return tokens, *self.artist_head(tokens, present)
 
+    def product_weights(self, sound_years: Tensor, artist_years: Tensor) -> Tensor:
+        """a and b. Shape: log-probabilities [N, 140] of sound and of artist -> [N, 2]."""
+        return self.weighing(sureness(sound_years, artist_years)).clamp_min(0)
+
+    def forward(self, inputs: Inputs) -> Outputs:
+        return self.answer(self.sound_encoder(inputs), inputs)
+
     def answer(self, sound: Sound, inputs: Inputs) -> Outputs:
+        """From encoded sound to an answer; what each of ``inputs`` lacks is left out of it."""
         words, word_years, words_present = inputs.text()
         has_sound, has_text = inputs.present.any(1), words_present.any(1)
         text, hidden, artist_logits = self.artist(words, word_years, words_present)
-        sound_years = self.sound_years(sound)
+        sound_years = self.sound_head(sound.pooled).float().log_softmax(-1)
         artist_years = artist_logits.float().log_softmax(-1)
         token, attentions = self.fusion(sound.tokens, sound.present, text, words_present)
         # A modality by itself has a temperature; where there are both, the weights take its place.
         there = torch.stack([has_sound, has_text], 1).float()
         both = has_sound & has_text
-        weights = torch.where(both[:, None], self.weighing(sureness(sound_years, artist_years)), there)
+        weights = torch.where(both[:, None], self.product_weights(sound_years, artist_years), there)
         product = sound_years * weights[:, :1] + artist_years * weights[:, 1:]
         temperature = torch.where(both, 1.0, self.temperatures[has_text.long() * ~has_sound])
         years = ((product + self.fused_years(token).float()) / temperature[:, None]).log_softmax(-1)
@@ -363,7 +306,6 @@ class Config:
     model: str
     towers: tuple[str, ...] = ("tagger",)
     encoder: Encoder | None = None  # in the tagger's place
-    second_ear: bool = False
     version: str = ""
     training: dict[str, Any] = field(default_factory=dict)
 
@@ -371,7 +313,9 @@ class Config:
         """A model with fresh weights. Raises ValueError for a name or tower that there is not."""
         if self.model not in _CLASSES or not self.towers or not set(self.towers) <= set(TOWERS):
             raise ValueError(f"There is no model {self.model} with the towers {', '.join(self.towers)}.")
-        return _CLASSES[self.model](self.towers, self.encoder, self.second_ear)
+        if self.model == AudioArtMMC.name:
+            return AudioArtMMC(self.towers, self.encoder)
+        return _CLASSES[self.model](self.towers, self.encoder)
 
 
 def save_checkpoint(model: nn.Module, config: Config, path: Path) -> None:

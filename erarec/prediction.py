@@ -206,7 +206,7 @@ class EraRecognizer:
             heard = excerpts.sound, excerpts.seconds
             spectrogram = self.hearing.tagger_spectrogram(*heard) if tagger else None
             mel = None
-            if "cnn" in self.model.hears:
+            if "cnn" in self.config.towers:
                 mel = torch.from_numpy(self.hearing.mel(excerpts.sound))[None].to(self.device)
         with _timed(seconds, "sound"), torch.inference_mode():
             tags = None
@@ -219,7 +219,7 @@ class EraRecognizer:
                 mel=mel,
                 frames=torch.from_numpy(mel_frames(excerpts.seconds))[None].to(self.device),
             )
-            return self.model.hear(inputs), inputs
+            return self.model.sound_encoder(inputs), inputs
 
     def _is_strange(self, inputs: Inputs) -> bool:
         """Whether nothing like it was in training, as far as the tagger can tell."""
@@ -243,7 +243,6 @@ class EraRecognizer:
                 sound.present & hears,
                 sound.pooled.expand(3, -1),
                 sound.weights.expand(3, -1),
-                None if sound.second_years is None else sound.second_years.expand(3, -1),
             ),
             Inputs(
                 present=inputs.present & hears,

@@ -18,7 +18,6 @@ from typing import Literal, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -37,7 +36,7 @@ from erarec.clips import (
     build_biographies,
     fast_bfloat16,
 )
-from erarec.encoders import WIDTH, BiographyReader, CnnTower, TaggerTower, mel_frames
+from erarec.encoders import BiographyReader, CnnTower, TaggerTower, mel_frames
 from erarec.losses import EraContrastiveLoss, MaximumLikelihoodLoss, MultimodalContrastiveLoss
 from erarec.models import AudioArtMMC, AudioSUC, Config, EraModel, Inputs, gather, resolve_device
 from erarec.pretrained import Encoder, FinetunedTower
@@ -53,7 +52,6 @@ TRAINING_HEARINGS = (
 SONG_SIGMA = 1.5  # years: songs' years are exact, so their targets are narrower
 DECIBEL = np.log(10) / 10  # of power, in the natural logarithm of the mels
 STANDARD_EXCERPTS = 256  # that tell mean and deviation of a pretrained network's features
-TAUGHT_EXCERPTS = 4000  # that tell the principal components of the tagger's features
 AHEAD = 3  # batches that are prepared while one is computed with
 SHOWN_STEPS = 10  # between two looks at the losses: each look makes a GPU wait
 LONGEST_WAIT = timedelta(days=2)  # of other processes, while the first hears the clips
@@ -81,7 +79,6 @@ class Settings:
     artist_batch_size: int = 256
     pretrained_rate: float = 0.2  # learning rate of both sides then, relative to the fusion's
     encoder_rate: float = 0.02  # of a fine-tuned encoder, relative to the rest's
-    distil_epochs: int = 0  # of the CNN tower before all else, towards what the tagger hears in clean sound
     without_text: float = 0.3  # modality dropout
     without_sound: float = 0.15
     seed: int = 0
@@ -192,9 +189,6 @@ def train(
         tower = cast(FinetunedTower, model.sound_encoder.towers["tagger"])
         tower.network.load_state_dict(material.encoder.load().state_dict())
     _fit_standardisation(model, features["clean"], train_clips)
-    if settings.distil_epochs:
-        lessons = Lessons(labels, features, train_clips, weights, settings, None)
-        _distil(accelerator, model, lessons, settings, state)
     if isinstance(model, AudioArtMMC):
         if biographies is None:
             raise ValueError(f"{settings.model} is trained with biographies.")
@@ -318,8 +312,7 @@ class ClipBatches:
             "artists": torch.from_numpy(labels.artists[clips]),
         }
 
-    def draw(self, clips: np.ndarray, rng: np.random.Generator) -> tuple[list[str], list[np.ndarray]]:
-        """How each clip is heard, and which of its excerpts, by index."""
+    def batch(self, clips: np.ndarray, rng: np.random.Generator) -> Inputs:
         settings = self.settings
         clean = (rng.random(len(clips)) < settings.clean) | (not self.damaged)
         hearings = [
@@ -330,16 +323,9 @@ class ClipBatches:
             span = self.features[hearing].of(clip)
             count = min(settings.excerpts, span.stop - span.start)
             excerpts.append(span.start + rng.permutation(span.stop - span.start)[:count])
-        return hearings, excerpts
-
-    def hear(self, hearings: list[str], excerpts: list[np.ndarray], rng: np.random.Generator) -> Inputs:
-        inputs = gather(self.features, hearings, excerpts, self.settings.towers)
+        inputs = gather(self.features, hearings, excerpts, settings.towers)
         if inputs.mel is not None:
             inputs.mel = augment_mel(inputs.mel, rng)
-        return inputs
-
-    def batch(self, clips: np.ndarray, rng: np.random.Generator) -> Inputs:
-        settings, inputs = self.settings, self.hear(*self.draw(clips, rng), rng)
         if self.biographies is not None:
             texts = self.biographies.draw(rng, clips)
             chance = rng.random(len(clips))
@@ -349,18 +335,6 @@ class ClipBatches:
             inputs.present[deaf] = False
             vars(inputs).update(self.biographies.table.batch(texts, settings.words, rng))
         return inputs
-
-
-class Lessons(ClipBatches):
-    """Excerpts, each heard in its own way, with what the tagger hears in them undamaged, standardised."""
-
-    def epoch(self, rng: np.random.Generator) -> Iterator[tuple[Inputs, dict[str, Tensor]]]:
-        clean = self.features["clean"]
-        drawn = rng.choice(self.members, len(self.members), p=self.weights)
-        for clips in np.array_split(drawn, len(self)):
-            hearings, excerpts = self.draw(clips, rng)
-            heard = clean.tagger[np.concatenate(excerpts)].astype(np.float32)
-            yield self.hear(hearings, excerpts, rng), {"tagger": torch.from_numpy(heard)}
 
 
 def augment_mel(mel: Tensor, rng: np.random.Generator) -> Tensor:
@@ -489,67 +463,9 @@ def _fit_artist_side(
     )
 
 
-class Teacher(nn.Module):
-    """What a CNN tower is to find: the tagger's features, in their principal components.
-
-    A component's deviation is brought to its square root, so that those that vary little are learned too.
-
-    Shape: the tagger's features [X, 4110] -> [X, 192] (fewer, where there are fewer of either).
-    """
-
-    COMPONENTS = 192
-
-    def __init__(self, clean: Features, rows: np.ndarray) -> None:
-        super().__init__()
-        self.tagger = TaggerTower(clean.tagger.shape[1])  # of which only the standardisation is used
-        _fit_tagger_standardisation(self.tagger, clean, rows)
-        some = torch.from_numpy(clean.tagger[rows[:: -(-len(rows) // TAUGHT_EXCERPTS)]].astype(np.float32))
-        heard = self.tagger.standardise(some)
-        self.mean: Tensor
-        self.register_buffer("mean", heard.mean(0))
-        _, sizes, components = torch.linalg.svd(heard - self.mean, full_matrices=False)
-        deviations = (sizes / len(heard) ** 0.5)[: self.COMPONENTS] + 1e-4
-        self.components: Tensor
-        self.register_buffer("components", components[: self.COMPONENTS].T / deviations.sqrt())
-
-    def forward(self, tagger: Tensor) -> Tensor:
-        return (self.tagger.standardise(tagger) - self.mean) @ self.components
-
-
-class Pupil(nn.Module):
-    """A CNN tower, asked what a teacher hears. Shape: inputs -> [X, 192] of X excerpts."""
-
-    def __init__(self, tower: CnnTower, width: int) -> None:
-        super().__init__()
-        self.tower = tower
-        self.features = nn.Linear(WIDTH, width)
-
-    def forward(self, inputs: Inputs) -> Tensor:
-        mel, frames = cast(Tensor, inputs.mel), cast(Tensor, inputs.frames)
-        return self.features(self.tower(mel[inputs.present], frames[inputs.present]))
-
-
-def _distil(
-    accelerator: Accelerator, model: EraModel, lessons: Lessons, settings: Settings, state: Path | None
-) -> None:
-    """Teach the CNN tower to hear in anything what the tagger hears in clean sound. It takes no labels."""
-    clean, tower = lessons.features["clean"], cast(CnnTower, model.sound_encoder.towers["cnn"])
-    teacher = Teacher(clean, _rows_of(clean, lessons.members)).to(accelerator.device)
-
-    def loss(model: nn.Module, inputs: Inputs, labels: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {"tagger": F.mse_loss(model(inputs).float(), teacher(labels["tagger"]))}
-
-    pupil = Pupil(tower, teacher.components.shape[1]).to(accelerator.device)
-    groups = [{"params": list(pupil.parameters()), "lr": 2 * settings.learning_rate}]
-    kept = state / "distilled" if state else None
-    _fit(accelerator, pupil, lessons, loss, settings.distil_epochs, groups, settings, kept, "CNN tower")
-
-
 def _parameter_groups(model: EraModel, settings: Settings) -> list[dict]:
     """What was trained before moves slowly, so that it is not spoilt by a fusion that knows nothing yet."""
-    sides: tuple[str, ...] = ("sound_encoder",) if settings.distil_epochs else ()
-    if model.reads_text:
-        sides = ("sound_encoder", "sound_head", "text_encoder", "artist_head")
+    sides = ("sound_encoder", "sound_head", "text_encoder", "artist_head") if model.reads_text else ()
     trained_before: list[nn.Parameter] = []
     new: list[nn.Parameter] = []
     encoder: list[nn.Parameter] = []
@@ -669,15 +585,15 @@ def _load_state(accelerator: Accelerator, model: nn.Module, optimizer, schedule,
 
 def _fit_standardisation(model: EraModel, clean: Features, members: np.ndarray) -> None:
     """Mean and deviation of what each tower reads, over the training clips' excerpts."""
-    rows = _rows_of(clean, members)
+    rows = np.concatenate([np.arange(clean.first[clip], clean.first[clip + 1]) for clip in members])
     for name, tower in model.sound_encoder.towers.items():
         if isinstance(tower, FinetunedTower):
             values = _pretrained_features(tower, clean, rows)
             mean, deviation = values.mean(0), values.std(0)
             tower = tower.layers
         elif isinstance(tower, TaggerTower):
-            _fit_tagger_standardisation(tower, clean, rows)
-            continue
+            values = clean.tagger[rows].astype(np.float32)
+            mean, deviation = values.mean(0), values.std(0)
         elif isinstance(tower, CnnTower):
             mel = cast(np.ndarray, clean.mel)
             values = mel[rows[:: max(1, len(rows) // 4000)]].astype(np.float32)
@@ -686,17 +602,6 @@ def _fit_standardisation(model: EraModel, clean: Features, members: np.ndarray) 
             raise TypeError(f"There is no way to standardise {name}.")
         tower.mean.copy_(torch.from_numpy(mean))
         tower.deviation.copy_(torch.from_numpy(deviation + 1e-4))
-
-
-def _rows_of(features: Features, clips: np.ndarray) -> np.ndarray:
-    """Indices of all excerpts of some clips."""
-    return np.concatenate([np.arange(features.first[clip], features.first[clip + 1]) for clip in clips])
-
-
-def _fit_tagger_standardisation(tower: TaggerTower, clean: Features, rows: np.ndarray) -> None:
-    values = clean.tagger[rows].astype(np.float32)
-    tower.mean.copy_(torch.from_numpy(values.mean(0)))
-    tower.deviation.copy_(torch.from_numpy(values.std(0) + 1e-4))
 
 
 @torch.inference_mode()

@@ -158,18 +158,18 @@ def test_the_weights_go_by_how_sure_each_is_and_of_which_year():
     assert of_wide[0] > of_narrow[0]  # entropy
     assert of_narrow[1] == pytest.approx((1950 - 1990) / 20, abs=0.01)
     model.weighing.weight.data[1, 2] = -0.3  # of the artist, by the artist's entropy
-    sure, unsure = (model.weighing(sureness(narrow, artist))[0] for artist in (narrow, wide))
+    sure, unsure = (model.product_weights(narrow, artist)[0] for artist in (narrow, wide))
     assert sure[0] == unsure[0] == 1
     assert sure[1] > unsure[1] > 0
     model.weighing.weight.data[1, 2] = -100
-    assert model.weighing(sureness(narrow, wide))[0, 1] == 0
+    assert model.product_weights(narrow, wide)[0, 1] == 0
 
 
 def test_the_weights_do_not_shape_the_answers_that_they_weigh():
     model = artmmc()
     model.weighing.weight.data.fill_(0.3)
     years = torch.zeros(2, 140, requires_grad=True)
-    model.weighing(sureness(years.log_softmax(-1), years.log_softmax(-1))).sum().backward()
+    model.product_weights(years.log_softmax(-1), years.log_softmax(-1)).sum().backward()
     assert years.grad is None
     assert model.weighing.weight.grad is not None
 

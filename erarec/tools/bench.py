@@ -171,9 +171,8 @@ def measure_stages(model: str, recording: Path, artist: str, runs: int) -> dict[
     """Seconds of each of STAGES in the run of median length, with the biography read anew each time."""
     recognizer = EraRecognizer(model, "cpu")
     towers = dict(recognizer.model.sound_encoder.towers.items())
-    ear = recognizer.model.second_ear
     tagger = Stopwatch(recognizer.hearing.network)
-    cnn = Stopwatch(ear if ear is not None else towers.get("cnn"))
+    cnn = Stopwatch(towers.get("cnn"))
     measured = []
     for _ in range(runs + 1):
         if recognizer.reader is not None:
