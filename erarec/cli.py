@@ -182,8 +182,8 @@ def annotate(
         try:
             for row in progress.track(rows, total=len(files)):
                 write(row)
+                done += 1  # before anyone can see the row, and interrupt
                 stream.flush()
-                done += 1
                 if row["error"]:
                     failed += 1
                     console.print(f"{row['file']}: {row['error']}", soft_wrap=True)

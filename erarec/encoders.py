@@ -107,7 +107,7 @@ class CnnTower(nn.Module):
         )
         self.token = nn.Sequential(nn.Dropout(0.3), nn.Linear(192 * MEL_BANDS // 32, WIDTH))
         for part in (self.stem, self.stages):
-            part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # twice as fast
+            part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster
 
     def forward(self, mel: Tensor, frames: Tensor) -> Tensor:
         x = (mel - self.mean[:, None]) / self.deviation[:, None]

@@ -34,7 +34,6 @@ from erarec.clips import (
     Material,
     Song,
     build_biographies,
-    fast_bfloat16,
 )
 from erarec.encoders import BiographyReader, CnnTower, TaggerTower, mel_frames
 from erarec.losses import EraContrastiveLoss, MaximumLikelihoodLoss, MultimodalContrastiveLoss
@@ -178,7 +177,7 @@ def train(
     weights = balanced_weights(clips, train_clips)
     accelerator = Accelerator(
         cpu=on.type == "cpu",
-        mixed_precision=resolve_precision(precision, on, settings.towers),
+        mixed_precision=resolve_precision(precision, on),
         # Not every batch reaches every parameter: a text may be there or not, a pretrained network has spare
         # ones.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
@@ -247,11 +246,11 @@ def fingerprint(thing: object) -> str:
     return hashlib.blake2b(repr(thing).encode(), digest_size=8).hexdigest()
 
 
-def resolve_precision(precision: str, device: torch.device, towers: Sequence[str]) -> str:
-    """ "auto" is bfloat16 where it is fast. On a CPU that is for convolutions: the rest takes no longer."""
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """ "auto" is bfloat16 on a GPU that has it. On a CPU it does not make training faster, and is off."""
     if precision != "auto":
         return precision
-    return "bf16" if fast_bfloat16(device) and (device.type == "cuda" or "cnn" in towers) else "no"
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "no"
 
 
 @dataclass(frozen=True)
