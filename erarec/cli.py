@@ -380,8 +380,7 @@ def reproduce(
         bool | None,
         typer.Option(
             "--full/--cheap",
-            help="Every experiment on all folds with three seeds, or what two processors do in a quarter of "
-            "an hour.",
+            help="Every experiment on all folds with three seeds, or what two processors do in an hour.",
             show_default="full where there is a CUDA GPU",
         ),
     ] = None,

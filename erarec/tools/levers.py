@@ -171,7 +171,6 @@ def train(data: Data, lever: Lever, members: np.ndarray, seed: int) -> nn.Sequen
     torch.manual_seed(seed)
     network = classifier(lever.columns or data.means["clean"].shape[2], lever.width)
     target = torch.from_numpy(target_distribution(data.lo, data.hi, lever.sigma))
-    years = torch.from_numpy(YEARS).float()
     weights = balanced_weights(data.clips, members) ** lever.balance
     weights *= np.bincount(data.sources[members])[data.sources[members]] ** -lever.balance_sources
     weights /= weights.sum()
@@ -187,46 +186,26 @@ def train(data: Data, lever: Lever, members: np.ndarray, seed: int) -> nn.Sequen
     for _ in range(lever.epochs):
         drawn = rng.choice(members, len(members), p=weights)
         for clips in np.array_split(drawn, steps):
-            views = rng.integers(4, size=len(clips))
-            copies = 1 + rng.integers(len(lever.hearings) - 1, size=len(clips))
-            hearings = np.where(rng.random(len(clips)) < lever.clean, 0, copies)
-            sound = torch.stack(
-                [
-                    data.means[lever.hearings[hearing]][view, clip]
-                    for hearing, view, clip in zip(hearings, views, clips, strict=True)
-                ]
-            )
+            sound, undamaged = _heard(data, lever, clips, members, effects, rng)
             labels = target[clips]
-            if lever.change_source:
-                moved = torch.from_numpy(rng.random(len(clips)) < lever.change_source).float()[:, None]
-                others = rng.choice(data.sources[members], len(clips))
-                sound = sound + moved * (effects[others] - effects[data.sources[clips]])
-            if lever.noise:
-                sound = sound + lever.noise * torch.randn_like(sound)
             if lever.mixup:
                 share = torch.from_numpy(rng.beta(lever.mixup, lever.mixup, (len(clips), 1))).float()
                 partner = torch.from_numpy(rng.permutation(len(clips)))
                 sound = share * sound + (1 - share) * sound[partner]
                 labels = share * labels + (1 - share) * labels[partner]
             if teachers:
-                undamaged = data.means["clean"][views, clips, : lever.columns]
                 with torch.inference_mode():
                     taught = torch.stack([teacher(undamaged).softmax(1) for teacher in teachers]).mean(0)
                 labels = (labels + taught) / 2
             with torch.autocast("cpu", torch.bfloat16, enabled=FAST_BFLOAT16):
-                logits = network(sound[:, : lever.columns]).float()
-            loss = F.cross_entropy(logits, labels)
-            said = logits.softmax(1)
-            if lever.order:
-                loss = loss + lever.order * (said.cumsum(1) - labels.cumsum(1)).square().sum(1).mean()
-            if lever.distance:
-                loss = loss + lever.distance * ((said - labels) @ years).abs().mean()
+                logits = network(sound).float()
+            loss = _loss(lever, logits, labels)
             if lever.agree:
                 with torch.no_grad():
                     network.eval()
-                    undamaged = network(data.means["clean"][views, clips, : lever.columns]).softmax(1)
+                    said_undamaged = network(undamaged).softmax(1)
                     network.train()
-                loss = loss + lever.agree * F.cross_entropy(logits, undamaged)
+                loss = loss + lever.agree * F.cross_entropy(logits, said_undamaged)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -235,6 +214,43 @@ def train(data: Data, lever: Lever, members: np.ndarray, seed: int) -> nn.Sequen
                 average.update_parameters(network)
     chosen = cast(nn.Sequential, average.module) if lever.average else network
     return chosen.eval()
+
+
+def _heard(
+    data: Data,
+    lever: Lever,
+    clips: np.ndarray,
+    members: np.ndarray,
+    effects: Tensor,
+    rng: np.random.Generator,
+) -> tuple[Tensor, Tensor]:
+    """A batch as it is trained on, and the same excerpts undamaged. Shape: clips [B] -> [B, width] twice."""
+    views = rng.integers(4, size=len(clips))
+    copies = 1 + rng.integers(len(lever.hearings) - 1, size=len(clips))
+    hearings = np.where(rng.random(len(clips)) < lever.clean, 0, copies)
+    sound = torch.stack(
+        [
+            data.means[lever.hearings[hearing]][view, clip, : lever.columns]
+            for hearing, view, clip in zip(hearings, views, clips, strict=True)
+        ]
+    )
+    if lever.change_source:
+        moved = torch.from_numpy(rng.random(len(clips)) < lever.change_source).float()[:, None]
+        others = rng.choice(data.sources[members], len(clips))
+        sound = sound + moved * (effects[others] - effects[data.sources[clips]])
+    if lever.noise:
+        sound = sound + lever.noise * torch.randn_like(sound)
+    return sound, data.means["clean"][views, clips, : lever.columns]
+
+
+def _loss(lever: Lever, logits: Tensor, labels: Tensor) -> Tensor:
+    loss, said = F.cross_entropy(logits, labels), logits.softmax(1)
+    if lever.order:
+        loss = loss + lever.order * (said.cumsum(1) - labels.cumsum(1)).square().sum(1).mean()
+    if lever.distance:
+        years = torch.from_numpy(YEARS).float()
+        loss = loss + lever.distance * ((said - labels) @ years).abs().mean()
+    return loss
 
 
 def answers(data: Data, lever: Lever, left_out: np.ndarray, seed: int) -> dict[str, np.ndarray]:
