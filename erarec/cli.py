@@ -280,13 +280,14 @@ def train(
     from erarec.pretrained import Encoder
     from erarec.training import clear_state, default_settings, for_finetuning, prepare, train
 
-    settings = default_settings(model, seed)
-    if encoder is not None and "tagger" not in settings.towers:
-        settings = replace(default_settings("audio-suc", seed), model=model)
+    chosen = tuple(towers.split(",")) if towers else None
+    if encoder is not None and chosen is None:
+        chosen = ("tagger",)  # the encoder alone: it may be all that there is
+    settings = default_settings(model, seed, chosen)
     if finetune:
         settings = for_finetuning(settings)
     changes: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
-    changes |= {"alpha": alpha, "beta": beta, "towers": tuple(towers.split(",")) if towers else None}
+    changes |= {"alpha": alpha, "beta": beta}
     settings = replace(settings, **{name: value for name, value in changes.items() if value is not None})
     if finetune and encoder is None:
         _refuse("--finetune trains the encoder that --encoder names.")

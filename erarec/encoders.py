@@ -53,8 +53,11 @@ class TaggerTower(nn.Module):
             nn.Linear(256, WIDTH),
         )
 
+    def standardise(self, features: Tensor) -> Tensor:
+        return ((features - self.mean) / self.deviation).clamp(-8, 8)
+
     def forward(self, features: Tensor) -> Tensor:
-        return self.layers(((features - self.mean) / self.deviation).clamp(-8, 8))
+        return self.layers(self.standardise(features))
 
 
 # --- the CNN -----------------------------------------------------------------------------------------

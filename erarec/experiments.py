@@ -80,10 +80,11 @@ def plan(folds: Sequence[int], full: bool) -> dict[str, list[Experiment]]:
     alphas, taus, betas = (
         (ALPHAS, TEMPERATURES, BETAS) if full else (ALPHAS[1::2], TEMPERATURES[:2], BETAS[1:2])
     )
-    cnn, suc, mmc = (default_settings(name) for name in (AudioCNN.name, AudioSUC.name, AudioArtMMC.name))
+    cnn = default_settings(AudioCNN.name)
+    suc, mmc = (default_settings(name, towers=("tagger",)) for name in (AudioSUC.name, AudioArtMMC.name))
     floor = replace(suc, model=AudioCNN.name)
     paper, ours = tower(cnn), tower(suc)
-    cnn_mmc = replace(mmc, towers=cnn.towers, sound_epochs=cnn.epochs)
+    cnn_mmc = default_settings(AudioArtMMC.name, towers=cnn.towers)
 
     def row(
         name: str, settings: Settings, folds: tuple[int, ...] = every, seeds: tuple[int, ...] = seeds

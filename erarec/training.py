@@ -18,6 +18,7 @@ from typing import Literal, cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -35,9 +36,9 @@ from erarec.clips import (
     Song,
     build_biographies,
 )
-from erarec.encoders import BiographyReader, CnnTower, TaggerTower, mel_frames
+from erarec.encoders import WIDTH, BiographyReader, CnnTower, TaggerTower, mel_frames
 from erarec.losses import EraContrastiveLoss, MaximumLikelihoodLoss, MultimodalContrastiveLoss
-from erarec.models import AudioArtMMC, AudioSUC, Config, EraModel, Inputs, gather, resolve_device
+from erarec.models import AudioArtMMC, AudioCNN, AudioSUC, Config, EraModel, Inputs, gather, resolve_device
 from erarec.pretrained import Encoder, FinetunedTower
 from erarec.years import decade, era, target_distribution
 
@@ -50,6 +51,7 @@ TRAINING_HEARINGS = (
 )
 SONG_SIGMA = 1.5  # years: songs' years are exact, so their targets are narrower
 DECIBEL = np.log(10) / 10  # of power, in the natural logarithm of the mels
+TAUGHT_EXCERPTS = 4000  # that tell the principal components of the tagger's features
 STANDARD_EXCERPTS = 256  # that tell mean and deviation of a pretrained network's features
 AHEAD = 3  # batches that are prepared while one is computed with
 SHOWN_STEPS = 10  # between two looks at the losses: each look makes a GPU wait
@@ -73,6 +75,9 @@ class Settings:
     beta: float = 0.2  # weight of L_MMC
     temperature: float = 0.1
     denominator: Literal["pair", "negatives", "all"] = "pair"  # of L_EC
+    distil_epochs: int = 0  # of the CNN tower before all else, towards what the tagger hears in clean sound
+    cnn_epochs: int = 15  # of each tower alone, before both together
+    tagger_epochs: int = 60
     sound_epochs: int = 60  # of each side alone, before both together
     artist_epochs: int = 4
     artist_batch_size: int = 256
@@ -83,18 +88,28 @@ class Settings:
     seed: int = 0
 
 
-def default_settings(model: str, seed: int = 0) -> Settings:
-    """How the shipped checkpoint of this name was trained."""
-    if model == "audio-cnn":
-        return Settings(model, ("cnn",), epochs=20, batch_size=64, excerpts=1, seed=seed)
-    if model == "audioart-mmc":
-        return Settings(model, epochs=15, learning_rate=1e-3, seed=seed)
-    return Settings(model, seed=seed)
+def default_settings(model: str, seed: int = 0, towers: tuple[str, ...] | None = None) -> Settings:
+    """How the shipped checkpoint of this name was trained, or is best trained with other towers."""
+    if towers is None:
+        towers = ("cnn",) if model == AudioCNN.name else ("cnn", "tagger")
+    settings = Settings(model, towers, seed=seed)
+    if towers == ("cnn",):
+        settings = replace(settings, epochs=20, batch_size=64, excerpts=1)
+    elif len(towers) > 1:
+        settings = replace(
+            settings, epochs=20, batch_size=64, excerpts=2, learning_rate=5e-4, distil_epochs=40
+        )
+    if model == AudioArtMMC.name:
+        return replace(settings, epochs=15, batch_size=128, learning_rate=1e-3, sound_epochs=settings.epochs)
+    return settings
 
 
 def for_finetuning(settings: Settings) -> Settings:
-    """The same with batches that a large network can be trained on with, in the memory of one GPU."""
-    return replace(settings, batch_size=32, excerpts=1)
+    """The same with batches that a large network can be trained on with, in the memory of one GPU.
+
+    A network that changes teaches no CNN tower.
+    """
+    return replace(settings, batch_size=32, excerpts=1, distil_epochs=0)
 
 
 def prepare(
@@ -188,12 +203,15 @@ def train(
         tower = cast(FinetunedTower, model.sound_encoder.towers["tagger"])
         tower.network.load_state_dict(material.encoder.load().state_dict())
     _fit_standardisation(model, features["clean"], train_clips)
+    sides = sides or state
+    if settings.distil_epochs and settings.towers == ("cnn",):
+        lessons = Lessons(labels, features, train_clips, weights, settings, None)
+        _distil(accelerator, model, lessons, settings, state)
     if isinstance(model, AudioArtMMC):
         if biographies is None:
             raise ValueError(f"{settings.model} is trained with biographies.")
         held_out = {clip.artist_key for clip, member in zip(clips, members, strict=True) if not member}
         allowed = np.array([song.artist_key not in held_out for song in material.songs], bool)
-        sides = sides or state
         artist, sound = side_settings(settings)
         kept = sides and sides / f"artist-{fingerprint(artist)}"
         _fit_artist_side(accelerator, model, material.songs, allowed, biographies, artist, kept)
@@ -201,9 +219,20 @@ def train(
             sound = replace(sound, batch_size=settings.batch_size, excerpts=settings.excerpts)
         if sound.epochs:
             kept = sides and sides / f"sound-{fingerprint(sound)}"
-            trained, _ = train(material, sound, members, kept, device, precision)
+            trained, _ = train(material, sound, members, kept, device, precision, sides)
             model.sound_encoder.load_state_dict(trained.sound_encoder.state_dict())
             model.sound_head.load_state_dict(trained.sound_head.state_dict())
+    elif len(settings.towers) > 1:
+        for name, alone in tower_settings(settings).items():
+            if finetuned:
+                alone = replace(alone, batch_size=settings.batch_size, excerpts=settings.excerpts)
+            kept = sides and sides / f"{name}-{fingerprint(alone)}"
+            trained, _ = train(material, alone, members, kept, device, precision)
+            if name == "cnn":
+                learned = trained.sound_encoder.towers[name].state_dict()
+                model.sound_encoder.towers[name].load_state_dict(learned)
+            else:  # with its head, too
+                model.load_state_dict(trained.state_dict(), strict=False)
 
     texts = biographies if model.reads_text else None
     batches = ClipBatches(labels, features, train_clips, weights, settings, texts)
@@ -221,6 +250,29 @@ def train(
     return accelerator.unwrap_model(model).cpu().eval(), config
 
 
+def tower_settings(settings: Settings) -> dict[str, Settings]:
+    """How each of two towers is trained alone, before both together.
+
+    The CNN tower alone has heard too little music to know years well. Towards the tagger's features it learns
+    from every excerpt, and to hear in damaged sound what the tagger hears in clean sound.
+    """
+    cnn = replace(
+        default_settings(AudioCNN.name, settings.seed),
+        distil_epochs=settings.distil_epochs,
+        epochs=settings.cnn_epochs,
+        learning_rate=1e-3,
+        pretrained_rate=0.4,
+    )
+    tagger = replace(
+        default_settings(settings.model, settings.seed, ("tagger",)),
+        epochs=settings.tagger_epochs,
+        alpha=settings.alpha,
+        temperature=settings.temperature,
+        denominator=settings.denominator,
+    )
+    return {"cnn": cnn, "tagger": tagger}
+
+
 def side_settings(settings: Settings) -> tuple[Settings, Settings]:
     """How AudioArt-MMC's artist and sound sides are trained alone, before both together.
 
@@ -231,9 +283,11 @@ def side_settings(settings: Settings) -> tuple[Settings, Settings]:
     of_both = ("epochs", "alpha", "beta", "temperature", "denominator")
     artist = replace(settings, **{name: getattr(plain, name) for name in of_both})
     sound = replace(
-        default_settings(AudioSUC.name, settings.seed),
-        towers=settings.towers,
+        default_settings(AudioSUC.name, settings.seed, settings.towers),
         epochs=settings.sound_epochs,
+        distil_epochs=settings.distil_epochs,
+        cnn_epochs=settings.cnn_epochs,
+        tagger_epochs=settings.tagger_epochs,
         alpha=settings.alpha,
         temperature=settings.temperature,
         denominator=settings.denominator,
@@ -311,7 +365,8 @@ class ClipBatches:
             "artists": torch.from_numpy(labels.artists[clips]),
         }
 
-    def batch(self, clips: np.ndarray, rng: np.random.Generator) -> Inputs:
+    def draw(self, clips: np.ndarray, rng: np.random.Generator) -> tuple[list[str], list[np.ndarray]]:
+        """How each clip is heard, and which of its excerpts, by index."""
         settings = self.settings
         clean = (rng.random(len(clips)) < settings.clean) | (not self.damaged)
         hearings = [
@@ -322,9 +377,16 @@ class ClipBatches:
             span = self.features[hearing].of(clip)
             count = min(settings.excerpts, span.stop - span.start)
             excerpts.append(span.start + rng.permutation(span.stop - span.start)[:count])
-        inputs = gather(self.features, hearings, excerpts, settings.towers)
+        return hearings, excerpts
+
+    def hear(self, hearings: list[str], excerpts: list[np.ndarray], rng: np.random.Generator) -> Inputs:
+        inputs = gather(self.features, hearings, excerpts, self.settings.towers)
         if inputs.mel is not None:
             inputs.mel = augment_mel(inputs.mel, rng)
+        return inputs
+
+    def batch(self, clips: np.ndarray, rng: np.random.Generator) -> Inputs:
+        settings, inputs = self.settings, self.hear(*self.draw(clips, rng), rng)
         if self.biographies is not None:
             texts = self.biographies.draw(rng, clips)
             chance = rng.random(len(clips))
@@ -334,6 +396,18 @@ class ClipBatches:
             inputs.present[deaf] = False
             vars(inputs).update(self.biographies.table.batch(texts, settings.words, rng))
         return inputs
+
+
+class Lessons(ClipBatches):
+    """Excerpts, each heard in its own way, with what the tagger hears in them undamaged, standardised."""
+
+    def epoch(self, rng: np.random.Generator) -> Iterator[tuple[Inputs, dict[str, Tensor]]]:
+        clean = self.features["clean"]
+        drawn = rng.choice(self.members, len(self.members), p=self.weights)
+        for clips in np.array_split(drawn, len(self)):
+            hearings, excerpts = self.draw(clips, rng)
+            heard = clean.tagger[np.concatenate(excerpts)].astype(np.float32)
+            yield self.hear(hearings, excerpts, rng), {"tagger": torch.from_numpy(heard)}
 
 
 def augment_mel(mel: Tensor, rng: np.random.Generator) -> Tensor:
@@ -462,9 +536,69 @@ def _fit_artist_side(
     )
 
 
+class Teacher(nn.Module):
+    """What a CNN tower is to find: the tagger's features, in their principal components.
+
+    A component's deviation is brought to its square root, so that those that vary little are learned too.
+
+    Shape: the tagger's features [X, 4110] -> [X, 192] (fewer, where there are fewer of either).
+    """
+
+    COMPONENTS = 192
+
+    def __init__(self, clean: Features, rows: np.ndarray) -> None:
+        super().__init__()
+        self.tagger = TaggerTower(clean.tagger.shape[1])  # of which only the standardisation is used
+        _fit_tagger_standardisation(self.tagger, clean, rows)
+        some = torch.from_numpy(clean.tagger[rows[:: -(-len(rows) // TAUGHT_EXCERPTS)]].astype(np.float32))
+        heard = self.tagger.standardise(some)
+        self.mean: Tensor
+        self.register_buffer("mean", heard.mean(0))
+        _, sizes, components = torch.linalg.svd(heard - self.mean, full_matrices=False)
+        deviations = (sizes / len(heard) ** 0.5)[: self.COMPONENTS] + 1e-4
+        self.components: Tensor
+        self.register_buffer("components", components[: self.COMPONENTS].T / deviations.sqrt())
+
+    def forward(self, tagger: Tensor) -> Tensor:
+        return (self.tagger.standardise(tagger) - self.mean) @ self.components
+
+
+class Pupil(nn.Module):
+    """A CNN tower, asked what a teacher hears. Shape: inputs -> [X, 192] of X excerpts."""
+
+    def __init__(self, tower: CnnTower, width: int) -> None:
+        super().__init__()
+        self.tower = tower
+        self.features = nn.Linear(WIDTH, width)
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        mel, frames = cast(Tensor, inputs.mel), cast(Tensor, inputs.frames)
+        return self.features(self.tower(mel[inputs.present], frames[inputs.present]))
+
+
+def _distil(
+    accelerator: Accelerator, model: EraModel, lessons: Lessons, settings: Settings, state: Path | None
+) -> None:
+    """Teach the CNN tower to hear in anything what the tagger hears in clean sound. It takes no labels."""
+    clean, tower = lessons.features["clean"], cast(CnnTower, model.sound_encoder.towers["cnn"])
+    teacher = Teacher(clean, _rows_of(clean, lessons.members)).to(accelerator.device)
+
+    def loss(model: nn.Module, inputs: Inputs, labels: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"tagger": F.mse_loss(model(inputs).float(), teacher(labels["tagger"]))}
+
+    pupil = Pupil(tower, teacher.components.shape[1]).to(accelerator.device)
+    groups = [{"params": list(pupil.parameters()), "lr": 2 * settings.learning_rate}]
+    kept = state / "distilled" if state else None
+    _fit(accelerator, pupil, lessons, loss, settings.distil_epochs, groups, settings, kept, "CNN tower")
+
+
 def _parameter_groups(model: EraModel, settings: Settings) -> list[dict]:
     """What was trained before moves slowly, so that it is not spoilt by a fusion that knows nothing yet."""
-    sides = ("sound_encoder", "sound_head", "text_encoder", "artist_head") if model.reads_text else ()
+    sides: tuple[str, ...] = ()
+    if model.reads_text:
+        sides = ("sound_encoder", "sound_head", "text_encoder", "artist_head")
+    elif settings.towers == ("cnn",) and settings.distil_epochs:
+        sides = ("sound_encoder",)
     trained_before: list[nn.Parameter] = []
     new: list[nn.Parameter] = []
     encoder: list[nn.Parameter] = []
@@ -584,15 +718,15 @@ def _load_state(accelerator: Accelerator, model: nn.Module, optimizer, schedule,
 
 def _fit_standardisation(model: EraModel, clean: Features, members: np.ndarray) -> None:
     """Mean and deviation of what each tower reads, over the training clips' excerpts."""
-    rows = np.concatenate([np.arange(clean.first[clip], clean.first[clip + 1]) for clip in members])
+    rows = _rows_of(clean, members)
     for name, tower in model.sound_encoder.towers.items():
         if isinstance(tower, FinetunedTower):
             values = _pretrained_features(tower, clean, rows)
             mean, deviation = values.mean(0), values.std(0)
             tower = tower.layers
         elif isinstance(tower, TaggerTower):
-            values = clean.tagger[rows].astype(np.float32)
-            mean, deviation = values.mean(0), values.std(0)
+            _fit_tagger_standardisation(tower, clean, rows)
+            continue
         elif isinstance(tower, CnnTower):
             mel = cast(np.ndarray, clean.mel)
             values = mel[rows[:: max(1, len(rows) // 4000)]].astype(np.float32)
@@ -601,6 +735,17 @@ def _fit_standardisation(model: EraModel, clean: Features, members: np.ndarray) 
             raise TypeError(f"There is no way to standardise {name}.")
         tower.mean.copy_(torch.from_numpy(mean))
         tower.deviation.copy_(torch.from_numpy(deviation + 1e-4))
+
+
+def _rows_of(features: Features, clips: np.ndarray) -> np.ndarray:
+    """Indices of all excerpts of some clips."""
+    return np.concatenate([np.arange(features.first[clip], features.first[clip + 1]) for clip in clips])
+
+
+def _fit_tagger_standardisation(tower: TaggerTower, clean: Features, rows: np.ndarray) -> None:
+    values = clean.tagger[rows].astype(np.float32)
+    tower.mean.copy_(torch.from_numpy(values.mean(0)))
+    tower.deviation.copy_(torch.from_numpy(values.std(0) + 1e-4))
 
 
 @torch.inference_mode()

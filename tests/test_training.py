@@ -61,9 +61,11 @@ def material(tmp_path_factory: pytest.TempPathFactory):
     return clips, features, songs, biographies
 
 
-def tiny(model: str, **changes) -> Settings:
-    settings = default_settings(model)
-    return replace(settings, **{"epochs": 2, "artist_epochs": 1, "batch_size": 6, **changes})
+def tiny(model: str, towers: tuple[str, ...] | None = None, **changes) -> Settings:
+    settings = default_settings(model, towers=towers)
+    few = {name: 1 for name in ("artist_epochs", "sound_epochs", "cnn_epochs", "tagger_epochs")}
+    few |= {"epochs": 2, "distil_epochs": min(1, settings.distil_epochs), "batch_size": 6}
+    return replace(settings, **few | changes)
 
 
 def run(material, settings: Settings, **arguments):
@@ -76,8 +78,10 @@ def same(first: torch.nn.Module, second: torch.nn.Module) -> bool:
     return all(torch.equal(a, b) for a, b in pairs)
 
 
-@pytest.mark.parametrize("model", ["audio-cnn", "audio-suc", "audioart-mmc"])
-def test_an_interrupted_run_ends_at_the_same_weights(material, model, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("model", "stages"), [("audio-cnn", 1), ("audio-suc", 1), ("audio-suc", 4), ("audioart-mmc", 2)]
+)
+def test_an_interrupted_run_ends_at_the_same_weights(material, model, stages, tmp_path, monkeypatch):
     settings = tiny(model)
     straight = run(material, settings)
     save, saved = training._save_state, []
@@ -85,7 +89,7 @@ def test_an_interrupted_run_ends_at_the_same_weights(material, model, tmp_path, 
     def save_and_stop(*arguments):
         save(*arguments)
         saved.append(arguments)
-        if len(saved) == (2 if model == "audioart-mmc" else 1):
+        if len(saved) == stages:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(training, "_save_state", save_and_stop)
@@ -93,6 +97,89 @@ def test_an_interrupted_run_ends_at_the_same_weights(material, model, tmp_path, 
         run(material, settings, state=tmp_path)
     monkeypatch.setattr(training, "_save_state", save)
     assert same(run(material, settings, state=tmp_path), straight)
+
+
+def test_a_distilled_tower_hears_what_the_tagger_hears(material, monkeypatch):
+    fit, lost = training._fit, {}
+
+    def watched(accelerator, model, batches, losses_of, *arguments, **named):
+        def losses(*batch):
+            found = losses_of(*batch)
+            for name, loss in found.items():
+                lost.setdefault(name, []).append(loss.item())
+            return found
+
+        fit(accelerator, model, batches, losses, *arguments, **named)
+
+    monkeypatch.setattr(training, "_fit", watched)
+    run(material, tiny("audio-cnn", distil_epochs=80, epochs=1))
+    assert np.mean(lost["tagger"][-20:]) < 0.8 * np.mean(lost["tagger"][:20])
+    assert len(lost["MLE"]) == 2  # two batches of the one epoch of years
+
+
+def test_an_interrupted_distillation_ends_at_the_same_weights(material, tmp_path, monkeypatch):
+    settings = tiny("audio-cnn", distil_epochs=3, epochs=1)
+    straight = run(material, settings)
+    save = training._save_state
+
+    def save_and_stop(model, optimizer, schedule, epochs_done, folder):
+        save(model, optimizer, schedule, epochs_done, folder)
+        if epochs_done == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "_save_state", save_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(material, settings, state=tmp_path)
+    monkeypatch.setattr(training, "_save_state", save)
+    assert same(run(material, settings, state=tmp_path), straight)
+
+
+def test_a_teacher_tells_the_features_apart_by_what_varies_together(material):
+    _, features, _, _ = material
+    clean = features["clean"]
+    teacher = training.Teacher(clean, np.arange(len(clean.tagger)))
+    taught = teacher(torch.from_numpy(clean.tagger.astype(np.float32)))
+    assert taught.shape == (len(clean.tagger), min(len(clean.tagger), teacher.COMPONENTS))
+    covariance = (taught.T @ taught / len(taught)).numpy()
+    variances = np.diag(covariance)
+    assert (np.diff(variances[:-1]) <= 1e-3).all()  # the last is no more than rounding
+    np.testing.assert_allclose(covariance - np.diag(variances), 0, atol=0.01 * variances[0])
+
+
+def test_lessons_pair_what_is_heard_with_the_same_excerpt_undamaged(material):
+    clips, features, _, _ = material
+    settings = tiny("audio-cnn", clean=0.0)
+    members = np.arange(11)  # the twelfth is no sound
+    weights = np.full(11, 1 / 11)
+    lessons = training.Lessons(training.Labels.of(clips), features, members, weights, settings, None)
+    drawn = []
+    draw = lessons.draw
+    lessons.draw = lambda *arguments: drawn.append(draw(*arguments)) or drawn[-1]
+    for inputs, labels in lessons.epoch(np.random.default_rng(0)):
+        hearings, excerpts = drawn[-1]
+        assert "clean" not in hearings
+        assert labels["tagger"].shape == (inputs.present.sum(), features["clean"].tagger.shape[1])
+        rows = np.concatenate(excerpts)
+        np.testing.assert_array_equal(labels["tagger"], features["clean"].tagger[rows].astype(np.float32))
+        for hearing, row, present in zip(hearings, excerpts, inputs.present, strict=True):
+            assert present.sum() == len(row)
+            assert hearing in training.TRAINING_HEARINGS
+
+
+def test_both_towers_begin_with_what_each_has_learned_alone(material):
+    settings = tiny("audio-suc", epochs=1, learning_rate=0.0)
+    together = run(material, settings)
+    for name, alone in training.tower_settings(settings).items():
+        assert alone.distil_epochs == (name == "cnn")
+        tower = run(material, alone).sound_encoder.towers[name]
+        for part, weight in tower.named_parameters():
+            assert torch.equal(together.sound_encoder.towers[name].get_parameter(part), weight)
+
+
+def test_the_sound_side_is_trained_as_the_model_that_only_hears():
+    for towers in (None, ("tagger",), ("cnn",)):
+        _, sound = training.side_settings(default_settings("audioart-mmc", 3, towers))
+        assert sound == default_settings("audio-suc", 3, towers)
 
 
 def test_batches_come_in_order_and_failures_come_out():
@@ -183,7 +270,7 @@ def test_a_seed_decides_the_run(material):
 
 
 def test_runs_share_the_sides_that_they_have_in_common(material, tmp_path, monkeypatch):
-    settings = tiny("audioart-mmc", sound_epochs=1)
+    settings = tiny("audioart-mmc", ("tagger",))
     straight = run(material, replace(settings, beta=0.7))
     run(material, settings, sides=tmp_path)
     fit, fitted = training._fit, []
@@ -298,14 +385,14 @@ def test_no_song_of_a_held_out_artist_is_trained_on(material, monkeypatch):
 
     monkeypatch.setattr(training, "SongBatches", spy)
     members = np.array([clip.artist_key != "abba" for clip in clips])
-    run(material, tiny("audioart-mmc", epochs=1), members=members)
+    run(material, tiny("audioart-mmc", epochs=1, batch_size=12), members=members)
     assert set(seen) == {"beatles", "nirvana", "drake"}
 
 
 def test_a_checkpoint_answers_as_the_model_did(material, tmp_path):
     _, features, _, biographies = material
     model = run(material, tiny("audioart-mmc"))
-    config = Config("audioart-mmc")
+    config = Config("audioart-mmc", ("cnn", "tagger"))
     save_checkpoint(model, config, tmp_path / "m.safetensors")
     loaded, loaded_config = load_checkpoint(tmp_path / "m.safetensors")
     assert loaded_config == config
