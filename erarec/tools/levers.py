@@ -3,9 +3,9 @@
     python -m erarec.tools.levers DATA [--work build/models] [--out docs/levers.md] [--only mixup ...]
 
 A plain classifier on the mean of a clip's frozen tagger features stands for Audio-SUC's tagger tower: it
-reaches nearly the same figures, and a training takes seconds. Each lever changes one thing in it. All are asked
-about clips of artists, and of whole sources, that they have not heard: clean, through the phone, and of one
-excerpt alone. Differences are paired, with intervals over artists.
+reaches nearly the same figures, and a training takes seconds. Each lever changes one thing in it. All are
+asked about clips of artists, and of whole sources, that they have not heard: clean, through the phone, and of
+one excerpt alone. Differences are paired, with intervals over artists.
 
 What has been asked is kept in the work folder.
 """
