@@ -91,7 +91,7 @@ class Settings:
 def default_settings(model: str, seed: int = 0, towers: tuple[str, ...] | None = None) -> Settings:
     """How the shipped checkpoint of this name was trained, or is best trained with other towers."""
     if towers is None:
-        towers = ("cnn",) if model == AudioCNN.name else ("cnn", "tagger")
+        towers = {AudioCNN.name: ("cnn",), AudioSUC.name: ("cnn", "tagger")}.get(model, ("tagger",))
     settings = Settings(model, towers, seed=seed)
     if towers == ("cnn",):
         settings = replace(settings, epochs=20, batch_size=64, excerpts=1)

@@ -125,7 +125,8 @@ def build(run: Run, material: Material, work: Path, device: str, precision: str)
             print(f"{run.name}, {name}", flush=True)
             state = path.with_suffix(".state")
             members = None if part is None else parts != part
-            save_checkpoint(*train(material, run.settings, members, state, device, precision), path)
+            sides = work / "sides" / name  # what Audio-SUC and AudioArt-MMC begin with
+            save_checkpoint(*train(material, run.settings, members, state, device, precision, sides), path)
             clear_state(state)
         if part is None:
             continue
@@ -246,7 +247,7 @@ def differences(clips: list[Clip], answers: dict[str, dict[str, np.ndarray]]) ->
     lo, hi = np.array([c.year_lo for c in clips])[scored], np.array([c.year_hi for c in clips])[scored]
     artists = np.array([clip.artist_key for clip in clips])[scored]
     pairs = [
-        ((TAGGER_WITHOUT, SOUND.name), (TAGGER_ALONE, SOUND.name), "L_EC"),
+        ((TAGGER_WITHOUT, SOUND.name), (TAGGER_ALONE, SOUND.name), "L_EC, tagger tower"),
         ((TAGGER_ALONE, SOUND.name), ("audio-suc", SOUND.name), "the CNN tower, beside the tagger's"),
         (
             (TAGGER_ALONE, SOUND_PHONE.name),
@@ -263,7 +264,11 @@ def differences(clips: list[Clip], answers: dict[str, dict[str, np.ndarray]]) ->
             (SOURCES_LEFT_OUT, SOUND_PHONE.name),
             "the CNN tower, beside the tagger's, whole source left out, through the phone",
         ),
-        (("audio-suc", SOUND.name), ("audioart-mmc", SOUND.name), "training with the artist, at sound alone"),
+        (
+            (TAGGER_ALONE, SOUND.name),
+            ("audioart-mmc", SOUND.name),
+            "training with the artist, at sound alone, tagger tower",
+        ),
         (("audioart-mmc", SOUND.name), ("audioart-mmc", BOTH.name), "telling the artist"),
         (("audioart-mmc", ARTIST.name), ("audioart-mmc", BOTH.name), "the sound, beside the artist"),
         (
@@ -342,6 +347,7 @@ def main() -> None:
     for run in runs:
         raw = build(run, material, arguments.work, arguments.device, arguments.precision)
         answers[run.name], calibrations[run.name] = calibrate(run, material, raw, arguments.work)
+    clear_state(arguments.work / "sides")
     reports = {
         run: {ask: report(clips, probabilities, out_of_fold=True) for ask, probabilities in by_ask.items()}
         for run, by_ask in answers.items()
