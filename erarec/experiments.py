@@ -70,10 +70,9 @@ class Experiment:
 def plan(folds: Sequence[int], full: bool) -> dict[str, list[Experiment]]:
     """All experiments by section; each section's differences are taken from its first row.
 
-    In full, everything is run on all folds with all seeds. Otherwise, so that two processors do it in an
-    hour, the models and the losses are run on all folds with one seed, the rest on one fold and sweeps at
-    fewer places, and what costs more than minutes a fold not at all; seeds are those of the section about
-    seeds.
+    In full, everything is run on all folds with all seeds. Otherwise, so that two processors can do it,
+    the models and the losses are run on all folds with one seed, the rest on one fold and sweeps at fewer
+    places, and what costs more than minutes a fold not at all; seeds are those of the section about seeds.
     """
     every, seeds = tuple(folds), SEEDS if full else SEEDS[:1]
     one, none = (every, every) if full else (every[:1], ())

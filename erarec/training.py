@@ -87,6 +87,11 @@ class Settings:
     without_sound: float = 0.15
     seed: int = 0
 
+    @property
+    def distils(self) -> bool:
+        """Whether this training distils. Where there are two towers, the CNN tower's own training does."""
+        return self.distil_epochs > 0 and self.towers == ("cnn",)
+
 
 def default_settings(model: str, seed: int = 0, towers: tuple[str, ...] | None = None) -> Settings:
     """How the shipped checkpoint of this name was trained, or is best trained with other towers."""
@@ -198,13 +203,14 @@ def train(
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
     model.to(accelerator.device)
-    finetuned = material.encoder is not None and material.encoder.finetuned
-    if material.encoder is not None and finetuned:
+    encoder = material.encoder if "tagger" in settings.towers else None
+    finetuned = encoder is not None and encoder.finetuned
+    if encoder is not None and finetuned:
         tower = cast(FinetunedTower, model.sound_encoder.towers["tagger"])
-        tower.network.load_state_dict(material.encoder.load().state_dict())
+        tower.network.load_state_dict(encoder.load().state_dict())
     _fit_standardisation(model, features["clean"], train_clips)
     sides = sides or state
-    if settings.distil_epochs and settings.towers == ("cnn",):
+    if settings.distils:
         lessons = Lessons(labels, features, train_clips, weights, settings, None)
         _distil(accelerator, model, lessons, settings, state)
     if isinstance(model, AudioArtMMC):
@@ -355,7 +361,10 @@ class ClipBatches:
     def epoch(self, rng: np.random.Generator) -> Iterator[tuple[Inputs, dict[str, Tensor]]]:
         drawn = rng.choice(self.members, len(self.members), p=self.weights)
         for batch in np.array_split(drawn, len(self)):
-            yield self.batch(batch, rng), self.targets(batch)
+            yield self.step(batch, rng)
+
+    def step(self, clips: np.ndarray, rng: np.random.Generator) -> tuple[Inputs, dict[str, Tensor]]:
+        return self.batch(clips, rng), self.targets(clips)
 
     def targets(self, clips: np.ndarray) -> dict[str, Tensor]:
         labels = self.labels
@@ -399,15 +408,12 @@ class ClipBatches:
 
 
 class Lessons(ClipBatches):
-    """Excerpts, each heard in its own way, with what the tagger hears in them undamaged, standardised."""
+    """Excerpts, each heard in its own way, with what the tagger hears in them undamaged."""
 
-    def epoch(self, rng: np.random.Generator) -> Iterator[tuple[Inputs, dict[str, Tensor]]]:
-        clean = self.features["clean"]
-        drawn = rng.choice(self.members, len(self.members), p=self.weights)
-        for clips in np.array_split(drawn, len(self)):
-            hearings, excerpts = self.draw(clips, rng)
-            heard = clean.tagger[np.concatenate(excerpts)].astype(np.float32)
-            yield self.hear(hearings, excerpts, rng), {"tagger": torch.from_numpy(heard)}
+    def step(self, clips: np.ndarray, rng: np.random.Generator) -> tuple[Inputs, dict[str, Tensor]]:
+        hearings, excerpts = self.draw(clips, rng)
+        heard = self.features["clean"].tagger[np.concatenate(excerpts)].astype(np.float32)
+        return self.hear(hearings, excerpts, rng), {"tagger": torch.from_numpy(heard)}
 
 
 def augment_mel(mel: Tensor, rng: np.random.Generator) -> Tensor:
@@ -597,7 +603,7 @@ def _parameter_groups(model: EraModel, settings: Settings) -> list[dict]:
     sides: tuple[str, ...] = ()
     if model.reads_text:
         sides = ("sound_encoder", "sound_head", "text_encoder", "artist_head")
-    elif settings.towers == ("cnn",) and settings.distil_epochs:
+    elif settings.distils:
         sides = ("sound_encoder",)
     trained_before: list[nn.Parameter] = []
     new: list[nn.Parameter] = []

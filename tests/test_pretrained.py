@@ -253,6 +253,19 @@ def test_a_finetuned_encoder_is_in_the_checkpoint(
     assert 1890 <= answer["year"] <= 2029
 
 
+def test_a_finetuned_encoder_hears_beside_the_cnn(models: Path, manifest: Path, tmp_path: Path) -> None:
+    encoder = Encoder.find(str(models / "wav2vec2"), finetuned=True)
+    few = {"epochs": 1, "cnn_epochs": 1, "tagger_epochs": 1, "batch_size": 4, "excerpts": 1}
+    settings = training.Settings("audio-suc", ("cnn", "tagger"), **few)
+    material = training.prepare(
+        clips.read_manifest(manifest), settings, tmp_path, device="cpu", encoder=encoder
+    )
+    model, _ = training.train(material, settings, device="cpu")
+    assert set(model.sound_encoder.towers) == {"cnn", "tagger"}
+    before, after = encoder.load().state_dict(), model.sound_encoder.towers["tagger"].network.state_dict()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
 @pytest.mark.usefixtures("in_this_process")
 def test_interrupted_finetuning_ends_at_the_same_weights(
     models: Path, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -3,8 +3,8 @@
     python -m erarec.tools.build_models DATA [--work build/models] [--only audio-suc ...]
 
 Each model is trained six times: on four of five folds, to be measured on the fifth (no artist is in two
-folds), and on all clips, to be shipped; one also without each source. What is finished is kept in the work
-folder, so an interrupted run goes on where it was.
+folds), and on all clips, to be shipped; Audio-SUC also without each source. What is finished is kept in the
+work folder, so an interrupted run goes on where it was.
 """
 
 import argparse
