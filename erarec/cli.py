@@ -181,8 +181,8 @@ def annotate(
         write = _row_writer(stream, table)
         try:
             for row in progress.track(rows, total=len(files)):
-                write(row)
                 done += 1  # before anyone can see the row, and interrupt
+                write(row)
                 stream.flush()
                 if row["error"]:
                     failed += 1

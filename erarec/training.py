@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -92,11 +92,16 @@ class Settings:
         """Whether this training distils. Where there are two towers, the CNN tower's own training does."""
         return self.distil_epochs > 0 and self.towers == ("cnn",)
 
+    @property
+    def keeps_cnn(self) -> bool:
+        """Whether the CNN tower stays as it was before: when it moved too, the fusion added nothing."""
+        return self.model == AudioArtMMC.name and len(self.towers) > 1
+
 
 def default_settings(model: str, seed: int = 0, towers: tuple[str, ...] | None = None) -> Settings:
     """How the shipped checkpoint of this name was trained, or is best trained with other towers."""
     if towers is None:
-        towers = {AudioCNN.name: ("cnn",), AudioSUC.name: ("cnn", "tagger")}.get(model, ("tagger",))
+        towers = ("cnn",) if model == AudioCNN.name else ("cnn", "tagger")
     settings = Settings(model, towers, seed=seed)
     if towers == ("cnn",):
         settings = replace(settings, epochs=20, batch_size=64, excerpts=1)
@@ -105,8 +110,11 @@ def default_settings(model: str, seed: int = 0, towers: tuple[str, ...] | None =
             settings, epochs=20, batch_size=64, excerpts=2, learning_rate=5e-4, distil_epochs=40
         )
     if model == AudioArtMMC.name:
-        return replace(settings, epochs=15, batch_size=128, learning_rate=1e-3, sound_epochs=settings.epochs)
-    return settings
+        settings = replace(
+            settings, epochs=15, batch_size=128, learning_rate=1e-3, sound_epochs=settings.epochs
+        )
+    # A tower that stays as it is costs little an excerpt.
+    return replace(settings, excerpts=3) if settings.keeps_cnn else settings
 
 
 def for_finetuning(settings: Settings) -> Settings:
@@ -210,6 +218,14 @@ def train(
         tower.network.load_state_dict(encoder.load().state_dict())
     _fit_standardisation(model, features["clean"], train_clips)
     sides = sides or state
+
+    def alone(name: str, part: Settings) -> EraModel:
+        """A part of the model, trained by itself."""
+        if finetuned:
+            part = replace(part, batch_size=settings.batch_size, excerpts=settings.excerpts)
+        kept = sides and sides / f"{name}-{fingerprint(part)}"
+        return train(material, part, members, kept, device, precision, sides)[0]
+
     if settings.distils:
         lessons = Lessons(labels, features, train_clips, weights, settings, None)
         _distil(accelerator, model, lessons, settings, state)
@@ -221,25 +237,18 @@ def train(
         artist, sound = side_settings(settings)
         kept = sides and sides / f"artist-{fingerprint(artist)}"
         _fit_artist_side(accelerator, model, material.songs, allowed, biographies, artist, kept)
-        if finetuned:
-            sound = replace(sound, batch_size=settings.batch_size, excerpts=settings.excerpts)
         if sound.epochs:
-            kept = sides and sides / f"sound-{fingerprint(sound)}"
-            trained, _ = train(material, sound, members, kept, device, precision, sides)
+            trained = alone("sound", sound)
             model.sound_encoder.load_state_dict(trained.sound_encoder.state_dict())
             model.sound_head.load_state_dict(trained.sound_head.state_dict())
     elif len(settings.towers) > 1:
-        for name, alone in tower_settings(settings).items():
-            if finetuned:
-                alone = replace(alone, batch_size=settings.batch_size, excerpts=settings.excerpts)
-            kept = sides and sides / f"{name}-{fingerprint(alone)}"
-            trained, _ = train(material, alone, members, kept, device, precision)
-            if name == "cnn":
-                learned = trained.sound_encoder.towers[name].state_dict()
-                model.sound_encoder.towers[name].load_state_dict(learned)
-            else:  # with its head, too
-                model.load_state_dict(trained.state_dict(), strict=False)
+        cnn, tagger = tower_settings(settings)
+        learned = alone("cnn", cnn).sound_encoder.towers["cnn"].state_dict()
+        model.sound_encoder.towers["cnn"].load_state_dict(learned)
+        model.load_state_dict(alone("tagger", tagger).state_dict(), strict=False)  # with its head, too
 
+    if settings.keeps_cnn:
+        model.sound_encoder.towers["cnn"].requires_grad_(False)
     texts = biographies if model.reads_text else None
     batches = ClipBatches(labels, features, train_clips, weights, settings, texts)
     _fit(
@@ -256,8 +265,8 @@ def train(
     return accelerator.unwrap_model(model).cpu().eval(), config
 
 
-def tower_settings(settings: Settings) -> dict[str, Settings]:
-    """How each of two towers is trained alone, before both together.
+def tower_settings(settings: Settings) -> tuple[Settings, Settings]:
+    """How the CNN and the tagger tower are trained alone, before both together.
 
     The CNN tower alone has heard too little music to know years well. Towards the tagger's features it learns
     from every excerpt, and to hear in damaged sound what the tagger hears in clean sound.
@@ -272,11 +281,9 @@ def tower_settings(settings: Settings) -> dict[str, Settings]:
     tagger = replace(
         default_settings(settings.model, settings.seed, ("tagger",)),
         epochs=settings.tagger_epochs,
-        alpha=settings.alpha,
-        temperature=settings.temperature,
-        denominator=settings.denominator,
+        **_era_loss(settings),
     )
-    return {"cnn": cnn, "tagger": tagger}
+    return cnn, tagger
 
 
 def side_settings(settings: Settings) -> tuple[Settings, Settings]:
@@ -294,11 +301,14 @@ def side_settings(settings: Settings) -> tuple[Settings, Settings]:
         distil_epochs=settings.distil_epochs,
         cnn_epochs=settings.cnn_epochs,
         tagger_epochs=settings.tagger_epochs,
-        alpha=settings.alpha,
-        temperature=settings.temperature,
-        denominator=settings.denominator,
+        **_era_loss(settings),
     )
     return artist, sound
+
+
+def _era_loss(settings: Settings) -> dict[str, Any]:
+    """L_EC as the whole model has it: its parts are trained with the same."""
+    return {name: getattr(settings, name) for name in ("alpha", "temperature", "denominator")}
 
 
 def fingerprint(thing: object) -> str:
@@ -594,8 +604,17 @@ def _distil(
 
     pupil = Pupil(tower, teacher.components.shape[1]).to(accelerator.device)
     groups = [{"params": list(pupil.parameters()), "lr": 2 * settings.learning_rate}]
-    kept = state / "distilled" if state else None
-    _fit(accelerator, pupil, lessons, loss, settings.distil_epochs, groups, settings, kept, "CNN tower")
+    _fit(
+        accelerator,
+        pupil,
+        lessons,
+        loss,
+        epochs=settings.distil_epochs,
+        groups=groups,
+        settings=settings,
+        state=state / "distilled" if state else None,
+        title="CNN tower",
+    )
 
 
 def _parameter_groups(model: EraModel, settings: Settings) -> list[dict]:
@@ -609,6 +628,8 @@ def _parameter_groups(model: EraModel, settings: Settings) -> list[dict]:
     new: list[nn.Parameter] = []
     encoder: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         if name.startswith("sound_encoder.towers.tagger.network."):
             encoder.append(parameter)
         else:
@@ -668,6 +689,10 @@ def _fit(
     with Progress(*columns, console=PROGRESS, disable=not accelerator.is_main_process) as progress:
         bar = progress.add_task(title, total=epochs * steps, completed=done * steps, losses="")
         run.train()
+        for part in model.modules():
+            learns = [parameter.requires_grad for parameter in part.parameters()]
+            if learns and not any(learns):
+                part.eval()  # its batch norms stay as they are, too
         device, process, began = accelerator.device, accelerator.process_index, time.perf_counter()
         for epoch in range(done, epochs):
             rng = np.random.default_rng([settings.seed, epoch, process])  # of process 0: [seed, epoch]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from erarec.clips import Clip, Material
-from erarec.evaluation import BOTH, SOUND
+from erarec.evaluation import BOTH, SOUND, report
 from erarec.models import Config, save_checkpoint
 from erarec.tools import build_models
 from erarec.tools.build_models import ARTIST, BOTH_PHONE, PRODUCT, RUNS, SOUND_4K, SOUND_PHONE, calibrate
@@ -120,3 +120,33 @@ def test_what_is_shipped_has_what_was_fitted(work) -> None:
     assert model.temperatures.tolist() == pytest.approx([1.3, 0.8])
     assert model.weighing.bias.tolist() == [0, 5]
     assert model.weighing.weight.tolist() == [[1, 2, 3, 4], [6, 7, 8, 9]]
+
+
+def test_what_is_shipped_comes_first_and_the_rest_is_folded_up(answers, clips, tmp_path, monkeypatch) -> None:
+    by_name = {run.name: run for run in RUNS}
+    runs = [SUC, by_name[build_models.TAGGER_ALONE]]
+    reports = {
+        run.name: {SOUND.name: report(clips, answers[ask.name], out_of_fold=True)}
+        for run, ask in zip(runs, (SOUND, SOUND_PHONE), strict=True)
+    }
+    said = {run.name: {ask.name: answers[ask.name] for ask in (SOUND, SOUND_PHONE)} for run in runs}
+    changes = list(build_models.differences(clips, said))
+    assert [change.split(":")[0] for change in changes] == [
+        f"- the CNN tower, beside the tagger's, in audio-suc, {ask.name}" for ask in (SOUND, SOUND_PHONE)
+    ]
+    assert "no measurable effect" in changes[0]
+    before, folded = build_models.results(runs, reports, changes).split("<details>")
+    assert "| audio-suc: sound alone |" in before
+    assert changes[0] in before
+    assert "| always the median year |" in before
+    assert "| audio-suc, tagger tower: sound alone |" in folded
+    assert "always the median" not in folded
+    assert "<details>" not in build_models.results(runs[:1], reports, [])
+
+    monkeypatch.setattr(build_models, "CHECKPOINTS", tmp_path)
+    build_models.write_card(SUC, reports[SUC.name], clips)
+    card = (tmp_path / "audio-suc.md").read_text(encoding="utf-8")
+    assert "cnn and tagger tower" in card
+    assert "| audio-suc: sound alone |" in card
+    assert "tagger tower: sound alone" not in card
+    assert "{{" not in card

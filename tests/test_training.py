@@ -158,11 +158,20 @@ def test_lessons_pair_what_is_heard_with_the_same_excerpt_undamaged(material):
 def test_both_towers_begin_with_what_each_has_learned_alone(material):
     settings = tiny("audio-suc", epochs=1, learning_rate=0.0)
     together = run(material, settings)
-    for name, alone in training.tower_settings(settings).items():
-        assert alone.distil_epochs == (name == "cnn")
+    cnn, tagger = training.tower_settings(settings)
+    assert (cnn.distil_epochs, tagger.distil_epochs) == (1, 0)
+    for name, alone in (("cnn", cnn), ("tagger", tagger)):
         tower = run(material, alone).sound_encoder.towers[name]
         for part, weight in tower.named_parameters():
             assert torch.equal(together.sound_encoder.towers[name].get_parameter(part), weight)
+
+
+def test_beside_an_artist_the_cnn_tower_stays_as_it_was_trained(material):
+    settings = tiny("audioart-mmc")
+    before = run(material, training.side_settings(settings)[1]).sound_encoder.towers
+    after = run(material, settings).sound_encoder.towers
+    assert same(before["cnn"], after["cnn"])
+    assert not same(before["tagger"], after["tagger"])
 
 
 def test_the_sound_side_is_trained_as_the_model_that_only_hears():
@@ -270,10 +279,12 @@ def test_runs_share_the_sides_that_they_have_in_common(material, tmp_path, monke
 
     monkeypatch.setattr(training, "_fit", spy)
     assert same(run(material, replace(settings, beta=0.7), sides=tmp_path), straight)
-    assert fitted == [("artist side", True), ("audio-suc", True), ("audioart-mmc", False)]
+    towers, both = [("CNN tower", True), ("audio-cnn", True), ("audio-suc", True)], ("audio-suc", True)
+    assert fitted == [("artist side", True), *towers, both, ("audioart-mmc", False)]
     fitted.clear()
     run(material, replace(settings, alpha=0.0), sides=tmp_path)
-    assert fitted == [("artist side", True), ("audio-suc", False), ("audioart-mmc", False)]
+    without = [("audio-suc", False), ("audio-suc", False)]  # L_EC is in the tagger tower's and in both's
+    assert fitted == [("artist side", True), *towers[:2], *without, ("audioart-mmc", False)]
 
 
 def test_the_denominator_is_the_settings(material):
@@ -380,8 +391,8 @@ def test_no_song_of_a_held_out_artist_is_trained_on(material, monkeypatch):
 
 def test_a_checkpoint_answers_as_the_model_did(material, tmp_path):
     _, features, _, biographies = material
-    model = run(material, tiny("audioart-mmc"))
-    config = Config("audioart-mmc")
+    settings = tiny("audioart-mmc")
+    model, config = run(material, settings), Config(settings.model, settings.towers)
     save_checkpoint(model, config, tmp_path / "m.safetensors")
     loaded, loaded_config = load_checkpoint(tmp_path / "m.safetensors")
     assert loaded_config == config

@@ -56,6 +56,7 @@ TAGGER_WITHOUT = "audio-cnn, tagger tower"
 TAGGER_ALONE = "audio-suc, tagger tower"
 TAGGER_SOURCES_LEFT_OUT = "audio-suc, tagger tower, whole source left out"
 SOURCES_LEFT_OUT = "audio-suc, whole source left out"
+TAGGER_WITH_ARTIST = "audioart-mmc, tagger tower"
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ RUNS = [
         shipped=False,
         leaving_out="source",
     ),
+    Run(TAGGER_WITH_ARTIST, default_settings("audioart-mmc", towers=("tagger",)), shipped=False),
     Run("audioart-mmc", default_settings("audioart-mmc")),
 ]
 
@@ -229,15 +231,16 @@ def product_parts(
     return np.stack([*logs[:2], added]), known
 
 
-def tables(reports: dict[str, dict[str, dict]]) -> str:
-    """The results as the README and the cards show them."""
+def table(reports: dict[str, dict[str, dict]], beside: bool = True) -> str:
+    """Results as the README and the cards show them, with the baselines beside them or without."""
     rows: dict[str, dict] = {}
     for run, by_question in reports.items():
         for question, result in by_question.items():
             rows[f"{run}: {question}"] = result["overall"]
-    baselines = next(iter(next(iter(reports.values())).values()))["baselines"]
-    rows["always the median year"] = baselines["median"]
-    rows["always the source's own median year"] = baselines["source_median"]
+    if beside:
+        baselines = next(iter(next(iter(reports.values())).values()))["baselines"]
+        rows["always the median year"] = baselines["median"]
+        rows["always the source's own median year"] = baselines["source_median"]
     return markdown_table(rows)
 
 
@@ -246,29 +249,19 @@ def differences(clips: list[Clip], answers: dict[str, dict[str, np.ndarray]]) ->
     scored = np.array([clip.scored for clip in clips])
     lo, hi = np.array([c.year_lo for c in clips])[scored], np.array([c.year_hi for c in clips])[scored]
     artists = np.array([clip.artist_key for clip in clips])[scored]
+    tower = "the CNN tower, beside the tagger's"
     pairs = [
         ((TAGGER_WITHOUT, SOUND.name), (TAGGER_ALONE, SOUND.name), "L_EC, tagger tower"),
-        ((TAGGER_ALONE, SOUND.name), ("audio-suc", SOUND.name), "the CNN tower, beside the tagger's"),
-        (
-            (TAGGER_ALONE, SOUND_PHONE.name),
-            ("audio-suc", SOUND_PHONE.name),
-            "the CNN tower, beside the tagger's, through the phone",
+        *(
+            ((before, ask.name), (after, ask.name), f"{tower}, in {after}, {ask.name}")
+            for before, after, questions in (
+                (TAGGER_ALONE, "audio-suc", (SOUND, SOUND_PHONE)),
+                (TAGGER_SOURCES_LEFT_OUT, SOURCES_LEFT_OUT, (SOUND, SOUND_PHONE)),
+                (TAGGER_WITH_ARTIST, "audioart-mmc", (SOUND, SOUND_PHONE, BOTH, BOTH_PHONE)),
+            )
+            for ask in questions
         ),
-        (
-            (TAGGER_SOURCES_LEFT_OUT, SOUND.name),
-            (SOURCES_LEFT_OUT, SOUND.name),
-            "the CNN tower, beside the tagger's, whole source left out",
-        ),
-        (
-            (TAGGER_SOURCES_LEFT_OUT, SOUND_PHONE.name),
-            (SOURCES_LEFT_OUT, SOUND_PHONE.name),
-            "the CNN tower, beside the tagger's, whole source left out, through the phone",
-        ),
-        (
-            (TAGGER_ALONE, SOUND.name),
-            ("audioart-mmc", SOUND.name),
-            "training with the artist, at sound alone, tagger tower",
-        ),
+        (("audio-suc", SOUND.name), ("audioart-mmc", SOUND.name), "training with the artist, at sound alone"),
         (("audioart-mmc", SOUND.name), ("audioart-mmc", BOTH.name), "telling the artist"),
         (("audioart-mmc", ARTIST.name), ("audioart-mmc", BOTH.name), "the sound, beside the artist"),
         (
@@ -284,7 +277,7 @@ def differences(clips: list[Clip], answers: dict[str, dict[str, np.ndarray]]) ->
             yield f"- {what}: {describe_change(change)}"
 
 
-def write_card(run: Run, reports: dict[str, dict], everything: str, clips: list[Clip]) -> None:
+def write_card(run: Run, reports: dict[str, dict], clips: list[Clip]) -> None:
     """A model card from the template, with this run's figures."""
     main = reports[BOTH.name if BOTH.name in reports else SOUND.name]
     groups = {name: score for key in ("by_source", "by_decade") for name, score in main[key].items()}
@@ -299,7 +292,7 @@ def write_card(run: Run, reports: dict[str, dict], everything: str, clips: list[
         "scored": f"{main['scored']:,}",
         "settings": ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings.items()),
         "question": BOTH.name if BOTH.name in reports else SOUND.name,
-        "everything": everything,
+        "results": table({run.name: reports}),
         "groups": markdown_table(groups),
     }
     for name, value in values.items():
@@ -307,13 +300,26 @@ def write_card(run: Run, reports: dict[str, dict], everything: str, clips: list[
     (CHECKPOINTS / f"{run.name}.md").write_text(text, encoding="utf-8")
 
 
-def write_results(everything: str, changes: list[str]) -> None:
+def results(runs: Sequence[Run], reports: dict[str, dict[str, dict]], changes: Sequence[str]) -> str:
+    """What the README says: the models as they are shipped; what each step changes; the rest, folded up."""
+    shipped: dict[str, dict] = {}
+    others: dict[str, dict] = {}
+    for run in runs:
+        as_shipped = run.settings.towers == default_settings(run.settings.model).towers
+        (shipped if as_shipped else others)[run.name] = reports[run.name]
+    lines = [table(shipped), "", "What each step changes, on the same clips:", "", *changes, ""]
+    if others:
+        heading = "<summary>The same with the tagger tower alone, which is trained in minutes</summary>"
+        lines += ["<details>", heading, "", table(others, beside=False), "", "</details>", ""]
+    return "\n".join(lines)
+
+
+def write_results(text: str) -> None:
     """Put the results between the README's two marks."""
     readme = ROOT / "README.md"
     before, rest = readme.read_text(encoding="utf-8").split("<!-- results -->\n", 1)
     _, after = rest.split("<!-- end of results -->", 1)
-    block = "\n".join([everything, "", "What each step changes, on the same clips:", "", *changes, ""])
-    readme.write_text(f"{before}<!-- results -->\n{block}<!-- end of results -->{after}", encoding="utf-8")
+    readme.write_text(f"{before}<!-- results -->\n{text}<!-- end of results -->{after}", encoding="utf-8")
 
 
 def main() -> None:
@@ -327,10 +333,9 @@ def main() -> None:
     clips = read_manifest(arguments.data / "clips.csv")
     runs = [run for run in RUNS if not arguments.only or run.name in arguments.only]
     cache = arguments.work / "features"
-    reader = replace(default_settings("audioart-mmc"), towers=("cnn", "tagger"))
     material = prepare(
         clips,
-        reader,
+        default_settings("audioart-mmc"),
         cache,
         read_songs(arguments.data / "songs.csv"),
         read_leads(arguments.data / "biographies.jsonl"),
@@ -352,21 +357,21 @@ def main() -> None:
         run: {ask: report(clips, probabilities, out_of_fold=True) for ask, probabilities in by_ask.items()}
         for run, by_ask in answers.items()
     }
-    everything, changes = tables(reports), list(differences(clips, answers))
-    print(everything, *changes, sep="\n")
+    said = results(runs, reports, list(differences(clips, answers)))
+    print(said)
     for run in runs:
         if run.shipped:
             model, config = load_checkpoint(arguments.work / run.folder / "all.safetensors")
             calibrations[run.name].ship(model)
             save_checkpoint(model, config, CHECKPOINTS / f"{run.name}.safetensors")
-            write_card(run, reports[run.name], everything, clips)
+            write_card(run, reports[run.name], clips)
             full = json.dumps(reports[run.name], indent=1)
             (CHECKPOINTS / f"{run.name}.json").write_text(full + "\n", encoding="utf-8")
             recognizer = EraRecognizer(run.name)
             laid_out, agreement = map_manifest(recognizer, arguments.data / "clips.csv", features)
             laid_out.save(ASSETS / f"map-{run.name}.npz")
             print(f"map of {run.name}:", {name: round(share, 3) for name, share in agreement.items()})
-    write_results(everything, changes)
+    write_results(said)
 
 
 if __name__ == "__main__":
