@@ -41,8 +41,7 @@ POINTS = "change within 3 years, points"
 def write_results(sections: dict[str, list[Experiment]], place: Workplace, out: Path, command: str) -> None:
     """Write the document, and its figures into a folder ``results`` beside it.
 
-    All experiments that have folds must have been run (``experiments.run``). The same work folder gives the
-    same files.
+    All experiments must have been run (``experiments.run``). The same work folder gives the same files.
     """
     results = Results(sections, place, out.parent / "results")
     values = (
@@ -112,12 +111,9 @@ class Results:
         return Said(experiment, question, self._loaded[experiment])
 
     def all_said(self, rows: Sequence[Experiment]) -> list[Said]:
-        """Of those that were run, every question."""
+        """Of each of the rows, every question."""
         return [
-            self.said(row, question)
-            for row in rows
-            if row.folds
-            for question in (QUESTIONS if row.reads else ("sound",))
+            self.said(row, question) for row in rows for question in (QUESTIONS if row.reads else ("sound",))
         ]
 
     def score(self, said: Said) -> Metrics:
@@ -146,8 +142,6 @@ class Results:
             headings += ["change, points within 3 years", "change, years of error"]
         lines = []
         for row in rows:
-            if not row.folds:
-                lines.append([row.name, row.how])
             for said in self.all_said([row]):
                 score = self.score(said)
                 cells = [f"{len(np.unique(said.answers.clips)):,}", *(cell(m, score[m]) for m in SHOWN)]
@@ -179,7 +173,7 @@ class Results:
 
     @property
     def main(self) -> list[Said]:
-        """The rows that the failures and the spaces are measured of."""
+        """The rows that the failures are measured of."""
         return self.all_said([self.sections["paper"][0], *self.sections["ours"]])
 
     # The sections.
@@ -297,8 +291,7 @@ class Results:
 
     def _reading(self) -> list[Experiment]:
         """Models that read, each once: with all losses, and without some."""
-        rows = [*self.sections["ours"][-1:], *self.sections["losses"][1:]]
-        return [row for row in rows if row.folds]
+        return [self.best, *self.sections["losses"][1:]]
 
     def _retrieval(self, experiment: Experiment) -> tuple[np.ndarray, ...] | None:
         """Clip by clip: own text first, chance of that, share of others farther, artist, decade."""
@@ -427,7 +420,8 @@ class Results:
 
     def embedding_spaces(self) -> dict[str, str]:
         rows, scores, chances, hits_of = [], {}, {}, {}
-        for said in self.main:
+        models = self.all_said([*self.sections["paper"], *self.sections["ours"]])
+        for said in models:
             measured = [self._space(said.of(space)) for space in said.answers.spaces()]
             numbers = np.array([numbers for numbers, *_ in measured])
             hits = np.concatenate([hits for _, hits, _, _ in measured])
@@ -449,7 +443,7 @@ class Results:
             **{name: 100 * value for name, value in change.items()}
         )
         effect = "no measurable effect" if holds_zero(change) else "a measurable effect"
-        width = self.main[0].embeddings.shape[1]
+        width = models[0].embeddings.shape[1]
         rng = np.random.default_rng(0)
         even = rng.standard_normal((1000, width))
         even /= np.linalg.norm(even, axis=1, keepdims=True)

@@ -162,8 +162,9 @@ def test_trainings_that_share_sides_are_one_chain() -> None:
     sections = plan(range(5), full=False)
     found = chains(dict.fromkeys(t for rows in sections.values() for row in rows for t in row.trainings()))
     reading = [chain for chain in found if chain[0][0].model == "audioart-mmc"]
-    assert len({(fold, settings.seed) for settings, fold in (chain[0] for chain in reading)}) == len(reading)
-    assert all(len({fold for _, fold in chain}) == 1 for chain in reading)
+    parts = [{(settings.towers, settings.seed, fold) for settings, fold in chain} for chain in reading]
+    assert all(len(part) == 1 for part in parts)
+    assert len(set.union(*parts)) == len(reading)
     assert all(len(chain) == 1 for chain in found if chain not in reading)
     assert found[: len(reading)] == reading
 
