@@ -317,7 +317,7 @@ def fingerprint(thing: object) -> str:
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """ "auto" is bfloat16 on a GPU that has it. On a CPU it does not make training faster, and is off."""
+    """ "auto" is bfloat16 on a GPU that has it. On a CPU it is off: not every one is faster with it."""
     if precision != "auto":
         return precision
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "no"
