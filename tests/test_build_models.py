@@ -142,6 +142,11 @@ def test_what_is_shipped_comes_first_and_the_rest_is_folded_up(answers, clips, t
     assert "| audio-suc, tagger tower: sound alone |" in folded
     assert "always the median" not in folded
     assert "<details>" not in build_models.results(runs[:1], reports, [])
+    mmc = {ask.name: report(clips, answers[ask.name], out_of_fold=True) for ask in build_models.asks(MMC)}
+    hits = [f"{100 * mmc[ask.name]['overall']['within_3']['value']:.0f} %" for ask in (SOUND, BOTH_PHONE)]
+    first, *_ = build_models.results([MMC], {MMC.name: mmc}, []).splitlines()
+    assert f"dates {hits[0]} of" in first
+    assert first.endswith(f"and {hits[1]}.")
 
     monkeypatch.setattr(build_models, "CHECKPOINTS", tmp_path)
     build_models.write_card(SUC, reports[SUC.name], clips)

@@ -307,11 +307,27 @@ def results(runs: Sequence[Run], reports: dict[str, dict[str, dict]], changes: S
     for run in runs:
         as_shipped = run.settings.towers == default_settings(run.settings.model).towers
         (shipped if as_shipped else others)[run.name] = reports[run.name]
-    lines = [table(shipped), "", "What each step changes, on the same clips:", "", *changes, ""]
+    best = reports.get("audioart-mmc")
+    lines = [in_short(best), ""] if best else []
+    lines += [table(shipped), "", "What each step changes, on the same clips:", "", *changes, ""]
     if others:
         heading = "<summary>The same with the tagger tower alone, which is trained in minutes</summary>"
         lines += ["<details>", heading, "", table(others, beside=False), "", "</details>", ""]
     return "\n".join(lines)
+
+
+def in_short(best: dict[str, dict]) -> str:
+    """The answers of the model that is told the artist, in two sentences."""
+    shares = {
+        ask.name: f"{100 * best[ask.name]['overall']['within_3']['value']:.0f} %"
+        for ask in (SOUND, BOTH, SOUND_PHONE, BOTH_PHONE)
+    }
+    error = "{value:.1f}".format(**best[BOTH.name]["overall"]["mae"])
+    return (
+        f"In short: audioart-mmc dates {shares[SOUND.name]} of the recordings to within 3 years from sound alone,"
+        f" {shares[BOTH.name]} when told the artist (then it errs by {error} years on average). Through a phone"
+        f" it is {shares[SOUND_PHONE.name]} and {shares[BOTH_PHONE.name]}."
+    )
 
 
 def write_results(text: str) -> None:
