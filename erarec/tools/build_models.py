@@ -324,9 +324,9 @@ def in_short(best: dict[str, dict]) -> str:
     }
     error = "{value:.1f}".format(**best[BOTH.name]["overall"]["mae"])
     return (
-        f"In short: audioart-mmc dates {shares[SOUND.name]} of the recordings to within 3 years from sound alone,"
-        f" {shares[BOTH.name]} when told the artist (then it errs by {error} years on average). Through a phone"
-        f" it is {shares[SOUND_PHONE.name]} and {shares[BOTH_PHONE.name]}."
+        f"In short: audioart-mmc dates {shares[SOUND.name]} of the recordings to within 3 years from sound"
+        f" alone, {shares[BOTH.name]} when told the artist (then it errs by {error} years on average)."
+        f" Through a phone it is {shares[SOUND_PHONE.name]} and {shares[BOTH_PHONE.name]}."
     )
 
 
