@@ -12,7 +12,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 if TYPE_CHECKING:
     from erarec.prediction import EraPrediction, EraRecognizer
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 __all__ = ["MODELS", "EraPrediction", "EraRecognizer", "load"]
 
 ASSETS = Path(__file__).parents[1] / "assets"
