@@ -381,7 +381,7 @@ def reproduce(
         bool | None,
         typer.Option(
             "--full/--cheap",
-            help="Every experiment on all folds with three seeds, or a part that two processors can do.",
+            help="Every experiment with three seeds, or a part that two processors can do.",
             show_default="full where there is a CUDA GPU",
         ),
     ] = None,

@@ -68,12 +68,10 @@ class Experiment:
 def plan(folds: Sequence[int], full: bool) -> dict[str, list[Experiment]]:
     """All experiments by section; each section's differences are taken from its first row.
 
-    In full, everything is run on all folds with all seeds. Otherwise, so that two processors can do it,
-    the models and the losses are run on all folds with one seed, the rest on one fold and sweeps at fewer
-    places; seeds are those of the section about seeds.
+    All is run on all folds; in full, with all seeds. Otherwise, so that two processors can do it, with one
+    seed but where the seeds are the question, and sweeps have fewer places.
     """
     every, seeds = tuple(folds), SEEDS if full else SEEDS[:1]
-    one = every if full else every[:1]
     alphas, taus, betas = (
         (ALPHAS, TEMPERATURES, BETAS) if full else (ALPHAS[1::2], TEMPERATURES[:2], BETAS[1:2])
     )
@@ -83,10 +81,8 @@ def plan(folds: Sequence[int], full: bool) -> dict[str, list[Experiment]]:
     paper, ours = tower(cnn), tower(suc)
     cnn_mmc = default_settings(AudioArtMMC.name, towers=cnn.towers)
 
-    def row(
-        name: str, settings: Settings, folds: tuple[int, ...] = every, seeds: tuple[int, ...] = seeds
-    ) -> Experiment:
-        return Experiment(name, settings, folds, seeds)
+    def row(name: str, settings: Settings, seeds: tuple[int, ...] = seeds) -> Experiment:
+        return Experiment(name, settings, every, seeds)
 
     return {
         "paper": [
@@ -106,24 +102,24 @@ def plan(folds: Sequence[int], full: bool) -> dict[str, list[Experiment]]:
             row("without both", replace(mmc, alpha=0.0, beta=0.0)),
         ],
         "alpha": [
-            row("alpha 0", floor, one),
-            *(row(f"alpha {alpha:g}", replace(suc, alpha=alpha), one) for alpha in alphas),
+            row("alpha 0", floor),
+            *(row(f"alpha {alpha:g}", replace(suc, alpha=alpha)) for alpha in alphas),
         ],
         "tau": [
-            row("L_MLE alone", floor, one),
-            *(row(f"tau {tau:g}", replace(suc, temperature=tau), one) for tau in taus),
+            row("L_MLE alone", floor),
+            *(row(f"tau {tau:g}", replace(suc, temperature=tau)) for tau in taus),
         ],
         "beta": [
-            row("beta 0", replace(mmc, beta=0.0), one),
-            *(row(f"beta {beta:g}", replace(mmc, beta=beta), one) for beta in betas),
+            row("beta 0", replace(mmc, beta=0.0)),
+            *(row(f"beta {beta:g}", replace(mmc, beta=beta)) for beta in betas),
         ],
         "denominators": [
-            row("L_MLE alone", floor, one),
-            row("pair", suc, one),
-            row("negatives, the paper's", replace(suc, denominator="negatives"), one),
-            row("all, SupCon's", replace(suc, denominator="all"), one),
+            row("L_MLE alone", floor),
+            row("pair", suc),
+            row("negatives, the paper's", replace(suc, denominator="negatives")),
+            row("all, SupCon's", replace(suc, denominator="all")),
         ],
-        "seeds": [row("L_MLE alone", floor, one, SEEDS), row("+ L_EC", suc, one, SEEDS)],
+        "seeds": [row("L_MLE alone", floor, SEEDS), row("+ L_EC", suc, SEEDS)],
     }
 
 
