@@ -288,6 +288,12 @@ def paired_difference(
     }
 
 
+def log_likelihood(probabilities: np.ndarray, year_lo: np.ndarray, year_hi: np.ndarray) -> np.ndarray:
+    """The log of what an answer gives to the years that a clip may be from. Shape: [N, 140], [N] -> [N]."""
+    within = (year_lo[:, None] <= years.YEARS) & (year_hi[:, None] >= years.YEARS)
+    return np.log(np.maximum((probabilities * within).sum(1), 1e-12))
+
+
 def mean_interval(
     values: np.ndarray,
     artists: Sequence[str] | np.ndarray,

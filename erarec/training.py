@@ -92,11 +92,6 @@ class Settings:
         """Whether this training distils. Where there are two towers, the CNN tower's own training does."""
         return self.distil_epochs > 0 and self.towers == ("cnn",)
 
-    @property
-    def keeps_cnn(self) -> bool:
-        """Whether the CNN tower stays as it was before: when it moved too, the fusion added nothing."""
-        return self.model == AudioArtMMC.name and len(self.towers) > 1
-
 
 def default_settings(model: str, seed: int = 0, towers: tuple[str, ...] | None = None) -> Settings:
     """How the shipped checkpoint of this name was trained, or is best trained with other towers."""
@@ -110,11 +105,8 @@ def default_settings(model: str, seed: int = 0, towers: tuple[str, ...] | None =
             settings, epochs=20, batch_size=64, excerpts=2, learning_rate=5e-4, distil_epochs=40
         )
     if model == AudioArtMMC.name:
-        settings = replace(
-            settings, epochs=15, batch_size=128, learning_rate=1e-3, sound_epochs=settings.epochs
-        )
-    # A tower that stays as it is costs little an excerpt.
-    return replace(settings, excerpts=3) if settings.keeps_cnn else settings
+        return replace(settings, epochs=15, batch_size=128, learning_rate=1e-3, sound_epochs=settings.epochs)
+    return settings
 
 
 def for_finetuning(settings: Settings) -> Settings:
@@ -247,8 +239,6 @@ def train(
         model.sound_encoder.towers["cnn"].load_state_dict(learned)
         model.load_state_dict(alone("tagger", tagger).state_dict(), strict=False)  # with its head, too
 
-    if settings.keeps_cnn:
-        model.sound_encoder.towers["cnn"].requires_grad_(False)
     texts = biographies if model.reads_text else None
     batches = ClipBatches(labels, features, train_clips, weights, settings, texts)
     _fit(
@@ -412,7 +402,8 @@ class ClipBatches:
             texts = np.where(chance < settings.without_text, -1, texts)
             # A row must keep something: sound goes only where there is text.
             deaf = torch.from_numpy((chance > 1 - settings.without_sound) & (texts >= 0))
-            inputs.present[deaf] = False
+            if inputs.present[~deaf].sum() > 1:  # a batch norm needs as many
+                inputs.present[deaf] = False
             vars(inputs).update(self.biographies.table.batch(texts, settings.words, rng))
         return inputs
 
@@ -628,8 +619,6 @@ def _parameter_groups(model: EraModel, settings: Settings) -> list[dict]:
     new: list[nn.Parameter] = []
     encoder: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
         if name.startswith("sound_encoder.towers.tagger.network."):
             encoder.append(parameter)
         else:
@@ -689,10 +678,6 @@ def _fit(
     with Progress(*columns, console=PROGRESS, disable=not accelerator.is_main_process) as progress:
         bar = progress.add_task(title, total=epochs * steps, completed=done * steps, losses="")
         run.train()
-        for part in model.modules():
-            learns = [parameter.requires_grad for parameter in part.parameters()]
-            if learns and not any(learns):
-                part.eval()  # its batch norms stay as they are, too
         device, process, began = accelerator.device, accelerator.process_index, time.perf_counter()
         for epoch in range(done, epochs):
             rng = np.random.default_rng([settings.seed, epoch, process])  # of process 0: [seed, epoch]

@@ -15,6 +15,7 @@ from erarec.evaluation import (
     fit_temperature,
     fit_weights,
     fitted_by_fold,
+    log_likelihood,
     markdown_table,
     mean_interval,
     metrics,
@@ -394,3 +395,10 @@ def test_the_weights_go_by_what_is_known_of_a_clip():
     (a, da), (b, db) = fit_weights(parts, known, lo, lo)
     assert (a, a + da) == pytest.approx((1, 0), abs=0.25)
     assert (b, b + db) == pytest.approx((0, 1), abs=0.25)
+
+
+def test_log_likelihood_is_of_the_years_it_may_be() -> None:
+    answers = np.zeros((3, years.YEAR_COUNT))
+    answers[:, [1970 - years.FIRST_YEAR, 1971 - years.FIRST_YEAR]] = 0.25, 0.75
+    found = log_likelihood(answers, np.array([1970, 1970, 1960]), np.array([1970, 1971, 1965]))
+    np.testing.assert_allclose(found, np.log([0.25, 1, 1e-12]))

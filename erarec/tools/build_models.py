@@ -30,8 +30,10 @@ from erarec.evaluation import (
     fit_temperature,
     fit_weights,
     fitted_by_fold,
+    log_likelihood,
     map_manifest,
     markdown_table,
+    mean_interval,
     paired_difference,
     report,
     with_weights,
@@ -158,7 +160,7 @@ class Calibration:
 def calibrate(
     run: Run, material: Material, answers: dict[str, np.ndarray], work: Path
 ) -> tuple[dict[str, np.ndarray], Calibration]:
-    """Answers calibrated on the other folds, and the calibration of the model to be shipped.
+    """Answers calibrated on the other folds, NaN where there is none; the calibration of what is shipped.
 
     Each modality alone has a temperature, fitted on clean sound and used whatever the sound came through.
     Where there are both, the product's weights are fitted anew, on clean sound and through the phone, in
@@ -170,17 +172,20 @@ def calibrate(
     lo, hi = np.array([c.year_lo for c in clips]), np.array([c.year_hi for c in clips])
     temperatures = np.ones(len(MODALITIES), np.float32)
     calibrated: dict[str, np.ndarray] = {}
-    for modality, alone in (("sound", [SOUND, SOUND_PHONE, SOUND_4K]), ("artist", [ARTIST])):
-        if alone[0].name not in answers:
+    reads = everyone if material.biographies is None else material.biographies.whole >= 0
+    alone = (("sound", everyone, [SOUND, SOUND_PHONE, SOUND_4K]), ("artist", reads, [ARTIST]))
+    for modality, told, questions in alone:
+        if questions[0].name not in answers:
             continue
-        raw = answers[alone[0].name]
-        by_clip = fitted_by_fold(clips, everyone, lambda who, *span: fit_temperature(raw[who], *span))  # noqa: B023
-        temperatures[MODALITIES.index(modality)] = fit_temperature(raw[scored], lo[scored], hi[scored])
-        calibrated |= {ask.name: at_temperature(answers[ask.name], by_clip) for ask in alone}
+        raw, chosen = answers[questions[0].name], scored & told
+        by_clip = fitted_by_fold(clips, told, lambda who, *span: fit_temperature(raw[who], *span))  # noqa: B023
+        temperatures[MODALITIES.index(modality)] = fit_temperature(raw[chosen], lo[chosen], hi[chosen])
+        for ask in questions:  # of an artist that is not known there is no answer
+            at = at_temperature(answers[ask.name], by_clip)
+            calibrated[ask.name] = np.where(told[:, None], at, np.nan)
     if BOTH.name not in answers or material.biographies is None:
         return calibrated, Calibration(temperatures)
 
-    reads = material.biographies.whole >= 0
     models = {
         fold: cast(AudioArtMMC, load_checkpoint(work / run.folder / f"fold-{fold}.safetensors")[0])
         for fold in {clip.fold for clip in clips}
@@ -231,6 +236,18 @@ def product_parts(
     return np.stack([*logs[:2], added]), known
 
 
+def answered(probabilities: np.ndarray) -> np.ndarray:
+    """Which clips have an answer. Shape: [N, 140] -> [N] bool."""
+    return ~np.isnan(probabilities).any(1)
+
+
+def report_answered(clips: Sequence[Clip], probabilities: np.ndarray) -> dict:
+    """A report of the clips that have an answer."""
+    there = answered(probabilities)
+    some = [clip for clip, is_there in zip(clips, there, strict=True) if is_there]
+    return report(some, probabilities[there], out_of_fold=True)
+
+
 def table(reports: dict[str, dict[str, dict]], beside: bool = True) -> str:
     """Results as the README and the cards show them, with the baselines beside them or without."""
     rows: dict[str, dict] = {}
@@ -247,8 +264,8 @@ def table(reports: dict[str, dict[str, dict]], beside: bool = True) -> str:
 def differences(clips: list[Clip], answers: dict[str, dict[str, np.ndarray]]) -> Iterator[str]:
     """What each step adds, on the same clips, with intervals over artists."""
     scored = np.array([clip.scored for clip in clips])
-    lo, hi = np.array([c.year_lo for c in clips])[scored], np.array([c.year_hi for c in clips])[scored]
-    artists = np.array([clip.artist_key for clip in clips])[scored]
+    lo, hi = np.array([c.year_lo for c in clips]), np.array([c.year_hi for c in clips])
+    artists = np.array([clip.artist_key for clip in clips])
     tower = "the CNN tower, beside the tagger's"
     pairs = [
         ((TAGGER_WITHOUT, SOUND.name), (TAGGER_ALONE, SOUND.name), "L_EC, tagger tower"),
@@ -271,10 +288,19 @@ def differences(clips: list[Clip], answers: dict[str, dict[str, np.ndarray]]) ->
         ),
     ]
     for (run, ask), (other, other_ask), what in pairs:
-        if run in answers and other in answers:
-            first, second = answers[run][ask][scored], answers[other][other_ask][scored]
-            change = paired_difference(first, second, lo, hi, artists)
-            yield f"- {what}: {describe_change(change)}"
+        if run not in answers or other not in answers:
+            continue
+        before, after = answers[run][ask], answers[other][other_ask]
+        here = scored & answered(before) & answered(after)
+        first, second, span = before[here], after[here], (lo[here], hi[here])
+        change = paired_difference(first, second, *span, artists[here])
+        line = f"- {what}: {describe_change(change)}"
+        if ask == PRODUCT:  # what both say as a whole, and not only their best year
+            gain = log_likelihood(second, *span) - log_likelihood(first, *span)
+            line += "; log-likelihood of the year {value:+.3f} ({low:+.3f} to {high:+.3f})".format(
+                **mean_interval(gain, artists[here])
+            )
+        yield line
 
 
 def write_card(run: Run, reports: dict[str, dict], clips: list[Clip]) -> None:
@@ -370,7 +396,7 @@ def main() -> None:
         answers[run.name], calibrations[run.name] = calibrate(run, material, raw, arguments.work)
     clear_state(arguments.work / "sides")
     reports = {
-        run: {ask: report(clips, probabilities, out_of_fold=True) for ask, probabilities in by_ask.items()}
+        run: {ask: report_answered(clips, probabilities) for ask, probabilities in by_ask.items()}
         for run, by_ask in answers.items()
     }
     said = results(runs, reports, list(differences(clips, answers)))
