@@ -335,10 +335,10 @@ def results(runs: Sequence[Run], reports: dict[str, dict[str, dict]], changes: S
         (shipped if as_shipped else others)[run.name] = reports[run.name]
     best = reports.get("audioart-mmc")
     lines = [in_short(best), ""] if best else []
-    lines += [table(shipped), "", "What each step changes, on the same clips:", "", *changes, ""]
+    lines += [table(shipped), "What each step changes, on the same clips:", "", *changes, ""]
     if others:
         heading = "<summary>The same with the tagger tower alone, which is trained in minutes</summary>"
-        lines += ["<details>", heading, "", table(others, beside=False), "", "</details>", ""]
+        lines += ["<details>", heading, "", table(others, beside=False), "</details>", ""]
     return "\n".join(lines)
 
 
