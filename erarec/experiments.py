@@ -187,7 +187,7 @@ class Workplace:
     @cached_property
     def material(self) -> Material:
         """Features and texts for every model, computed if they are not in the work folder yet."""
-        everything = Settings(AudioArtMMC.name, towers=("cnn", "tagger"))
+        everything = default_settings(AudioArtMMC.name)
         return prepare(self.clips, everything, self.work / "features", self.songs, self.leads, self.device)
 
     @cached_property
